@@ -1,0 +1,139 @@
+"""The decision point's own words as values: effects, reasons, decisions, sessions.
+
+Rules: nothing here knows the wire, the store or the clock. Numbers of `Effect` and `ReasonKind` are the wire's.
+Money is integer micro-USD; times are aware and UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+
+from exequatur.trust.canonical import Json
+
+
+class Effect(IntEnum):
+    """What is decided; a larger number is stricter."""
+
+    ALLOW = 1
+    WARN = 2
+    REQUIRE_APPROVAL = 3
+    DENY = 4
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the action may run now."""
+        return self in (Effect.ALLOW, Effect.WARN)
+
+
+class ReasonKind(IntEnum):
+    """Why: four refusals that people must be able to tell apart, and the rest."""
+
+    PERMITTED = 1
+    RESTRICTED = 2
+    FORBIDDEN = 3
+    NOT_PERMITTED = 4
+    INVALID = 5
+    EXHAUSTED = 6
+    ERROR = 7
+    STALE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason for an effect. `text` is one sentence and holds no argument values."""
+
+    kind: ReasonKind
+    text: str
+    policy: str = ""
+    engine: str = ""
+    owasp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """A duty of the enforcer, with its parameters."""
+
+    id: str
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one engine, or all of them combined, say about an action. An empty `reasons` is a bug."""
+
+    engine: str
+    effect: Effect
+    reasons: tuple[Reason, ...]
+    obligations: tuple[Obligation, ...] = ()
+    approvers: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An effect with its reasons, obligations and evidence: what the enforcer is told."""
+
+    id: str
+    effect: Effect
+    reasons: tuple[Reason, ...]
+    obligations: tuple[Obligation, ...] = ()
+    approvers: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    action_digest: bytes = b""
+    bundle_sha256: bytes = b""
+    bundle_sequence: int = 0
+    session: str = ""
+    reserved_microusd: int = 0
+    settle_by: datetime | None = None
+    retry_after_ms: int = 0
+    latency_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a session is for."""
+
+    purpose: str = ""
+    task: str = ""
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of one agent instance, bound to an enforcer, with its state. `version` counts its changes."""
+
+    id: str
+    tenant: str
+    agent: str
+    instance: str
+    enforcer: str
+    opened_at: datetime
+    expires_at: datetime
+    max_steps: int
+    budget_microusd: int
+    subject: str = ""
+    delegation_chain: tuple[str, ...] = ()
+    intent: Intent = Intent()
+    scope: tuple[str, ...] = ()
+    closed_at: datetime | None = None
+    labels: frozenset[str] = frozenset()
+    steps: int = 0
+    spent_microusd: int = 0
+    reserved_microusd: int = 0
+    calls: Mapping[str, int] = field(default_factory=dict)
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money held for one allowed action until it is settled, or charged at `expires_at`."""
+
+    decision_id: str
+    session: str
+    tenant: str
+    enforcer: str
+    amount_microusd: int
+    expires_at: datetime
