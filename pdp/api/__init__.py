@@ -1,0 +1,1 @@
+"""Wire to model and back, and status codes."""

@@ -1,0 +1,1 @@
+"""Where bundles come from, how they are built and proved."""

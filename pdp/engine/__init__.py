@@ -1,0 +1,1 @@
+"""What judges: document, Cedar, Rego, combination, snapshot."""

@@ -1,0 +1,1 @@
+"""The ways an action enters."""

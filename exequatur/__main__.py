@@ -1,0 +1,43 @@
+"""The one command.
+
+Daemons are dispatched before any heavy import, in Python's isolated mode, so that a file in the working folder cannot
+stand in for a module of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final
+
+DAEMONS: Final = {
+    ("pdp", "serve"): ("pdp.server", "serve"),
+    ("pdp", "config"): ("pdp.server", "config"),
+    ("pdp", "worker"): ("pdp.server", "worker"),
+    ("pdp", "prove"): ("pdp.bundle.loader", "prove_main"),
+    ("ledger", "serve"): ("ledger.server", "serve"),
+    ("ledger", "config"): ("ledger.server", "config"),
+    ("sidecar", "run"): ("sidecar.server", "serve"),
+    ("sidecar", "config"): ("sidecar.server", "config"),
+    ("sidecar", "mcp"): ("sidecar.doors.mcp_stdio", "main"),
+}
+"""Two words to the module and the function (argv without the two words, to exit code) that runs them."""
+
+
+def main() -> None:
+    """Run the command line in `sys.argv` and exit."""
+    target = DAEMONS.get(tuple(sys.argv[1:3]))  # type: ignore[arg-type]
+    if target is None:
+        from exequatur.cli.app import app  # noqa: PLC0415
+
+        app()
+        return
+    if not sys.flags.isolated:
+        os.execv(sys.executable, [sys.executable, "-I", "-m", "exequatur", *sys.argv[1:]])  # noqa: S606
+    module, function = target
+    sys.exit(getattr(importlib.import_module(module), function)(sys.argv[3:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""A wrong setting stops the start, and every fault is said at once."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from pydantic import Field
+
+from exequatur.settings import Settings, SettingsError, describe
+
+
+class Toy(Settings):
+    """Settings of a toy."""
+
+    env_prefix: ClassVar[str] = "TOY_"
+    program: ClassVar[str] = "toy"
+
+    folder: str = Field(description="where")
+    workers: int = Field(default=1, gt=0, description="how many")
+    names: tuple[str, ...] = Field(default=(), description="who")
+    unsafe: bool = Field(default=False, description="danger")
+
+
+def test_flag_beats_environment_beats_file(tmp_path):
+    file = tmp_path / "toy.toml"
+    file.write_text('folder = "file"\nworkers = 3\nnames = ["a"]\n')
+    settings = Toy.load(["--config", str(file), "--folder", "flag"], {"TOY_FOLDER": "env", "TOY_WORKERS": "2"})
+    assert (settings.folder, settings.workers, settings.names) == ("flag", 2, ("a",))
+    assert Toy.load([], {"TOY_FOLDER": "x", "TOY_NAMES": "a,b"}).names == ("a", "b")
+    assert Toy.load(["--folder", "x", "--unsafe"], {}).unsafe
+
+
+def test_every_fault_is_reported_at_once(tmp_path):
+    file = tmp_path / "toy.toml"
+    file.write_text("wrokers = 3\n")
+    with pytest.raises(SettingsError) as error:
+        Toy.load(["--config", str(file), "--workers", "none"], {"TOY_FLODER": "x"})
+    text = "\n".join(error.value.faults)
+    assert "`wrokers` is not a setting" in text
+    assert "`TOY_FLODER` is not a setting" in text
+    assert "`folder`: field required" in text
+    assert "`workers`: input should be a valid integer" in text
+
+
+def test_a_file_that_is_missing_or_broken_is_a_fault(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        Toy.load(["--config", str(tmp_path / "none.toml"), "--folder", "x"], {})
+    (tmp_path / "bad.toml").write_text("= 1")
+    with pytest.raises(SettingsError, match="is not TOML"):
+        Toy.load(["--config", str(tmp_path / "bad.toml"), "--folder", "x"], {})
+
+
+def test_what_config_prints_is_what_config_reads(tmp_path):
+    settings = Toy(folder="x", names=("a", "b"))
+    (tmp_path / "toy.toml").write_text(describe(settings))
+    assert Toy.load(["--config", str(tmp_path / "toy.toml")], {}) == settings

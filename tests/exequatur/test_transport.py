@@ -1,0 +1,139 @@
+"""Who is calling, what leaves on an error, and which ports open: against real sockets and a real client."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pki import Authority, channel_credentials
+
+from exequatur.transport import Code, ListenError, Peer, Refusal, Server, hold_port
+from exequatur.v1 import decision_pb2
+
+ECHO = "/test.Echo/Call"
+SERVICES = (decision_pb2.DESCRIPTOR.services_by_name["DecisionService"],)
+
+
+async def who(message: bytes, peer: Peer, seconds: float | None) -> bytes:
+    if message == b"leak":
+        raise ValueError("the secret is hunter2")
+    if message == b"refuse":
+        raise Refusal(Code.INVALID_ARGUMENT, "not like this")
+    if message == b"deadline":
+        return str(seconds).encode()
+    return peer.identity.encode()
+
+
+async def call(channel: grpc.aio.Channel, message: bytes = b"", **options: object) -> bytes:
+    return await channel.unary_unary(ECHO)(message, **options)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
+async def test_a_spiffe_id_in_the_certificate_names_the_peer(authority):
+    server = Server({ECHO: who}, SERVICES)
+    port = server.listen_tcp("127.0.0.1:0", authority.issue("server", "spiffe://test/pdp"))
+    await server.start()
+    files = authority.issue("client", "spiffe://test/sidecar")
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", channel_credentials(files)) as channel:
+        assert await call(channel) == b"spiffe://test/sidecar"
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("identities", [(), ("https://not/spiffe",)])
+async def test_a_certificate_without_one_spiffe_id_is_nobody(authority, identities):
+    server = Server({ECHO: who}, SERVICES)
+    port = server.listen_tcp("127.0.0.1:0", authority.issue("server", "spiffe://test/pdp"))
+    await server.start()
+    files = authority.issue("client", *identities)
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", channel_credentials(files)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    await server.stop(0)
+
+
+async def test_a_certificate_of_another_authority_is_refused(authority, tmp_path):
+    server = Server({ECHO: who}, SERVICES)
+    port = server.listen_tcp("127.0.0.1:0", authority.issue("server", "spiffe://test/pdp"))
+    await server.start()
+    files = Authority(tmp_path / "other", "other").issue("client", "spiffe://test/sidecar")
+    chain, key, _ = files.read()
+    credentials = grpc.ssl_channel_credentials(authority.roots.read_bytes(), key, chain)
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel, timeout=5)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    await server.stop(0)
+
+
+def test_plain_text_beyond_loopback_opens_no_port():
+    with pytest.raises(ListenError, match="loopback alone"):
+        hold_and_listen("0.0.0.0:0")
+
+
+def hold_and_listen(address: str) -> None:
+    Server.listen_tcp(Server.__new__(Server), address, None)
+
+
+async def test_unix_socket_is_its_owners_alone_and_names_the_peer():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.sock"
+        server = Server({ECHO: who}, SERVICES)
+        server.listen_unix(path, "agent:coder")
+        await server.start()
+        assert path.stat().st_mode & 0o777 == 0o600
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert await call(channel) == b"agent:coder"
+            impostor = Server({ECHO: who}, SERVICES)
+            with pytest.raises(ListenError, match="taken by a running process"):
+                impostor.listen_unix(path, "agent:impostor")
+            await impostor.stop(0)
+        await server.stop(0)
+
+
+async def test_a_socket_folder_that_others_can_write_is_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        server = Server({ECHO: who}, SERVICES)
+        with pytest.raises(ListenError, match="writable by nobody else"):
+            server.listen_unix(Path(folder) / "agent.sock", "agent:coder")
+        await server.stop(0)
+
+
+async def test_an_exception_leaves_as_an_incident_without_its_text():
+    server = Server({ECHO: who}, SERVICES)
+    port = server.listen_tcp("127.0.0.1:0", None)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel, b"leak")
+        assert error.value.code() is grpc.StatusCode.INTERNAL
+        assert "hunter2" not in str(error.value.details())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel, b"refuse")
+        assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "not like this")
+        assert await call(channel) == b"unsafe:plaintext"
+        assert await call(channel, b"deadline") == b"None"
+        assert 4 < float(await call(channel, b"deadline", timeout=5)) < 6
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    await server.stop(0)
+
+
+def test_a_taken_port_is_one_clear_line_and_a_held_one_cannot_be_taken():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ListenError, match="address already in use"):
+            hold_port(f"127.0.0.1:{other.getsockname()[1]}")
+    held, address = hold_port("127.0.0.1:0")
+    with held, socket.socket() as thief, pytest.raises(OSError, match="in use"):
+        thief.bind(("127.0.0.1", int(address.rpartition(":")[2])))
