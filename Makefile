@@ -1,0 +1,83 @@
+# Each target sets up all that it needs and is quick the second time. Python 3.11 to 3.13 for all of them; Go too for
+# `test`, `check`, `bench` and `conformance`, which compile Rego. Tools land in a cache outside the tree.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/exequatur
+OPA_VERSION := 1.22.0
+export EXEQUATUR_OPA ?= $(CACHE)/bin/opa-$(OPA_VERSION)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PROTOS := $(shell find proto -name '*.proto')
+
+.PHONY: help demo test check bench conformance protos lock bundles clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## Run it all on this machine: ledger, decision point, sidecar, a real MCP server and client
+	@$(BIN)/exequatur demo
+
+test: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run the tests
+	$(BIN)/python -m pytest -m "not bench and not conformance" $(ARGS)
+
+check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against the protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy exequatur pdp sidecar ledger
+	$(BIN)/lint-imports --no-logo
+	cd proto && ../$(BIN)/buf lint
+	@rm -rf $(VENV)/stubs && mkdir -p $(VENV)/stubs && $(call protoc,$(VENV)/stubs)
+	@diff -ru --exclude=__pycache__ --exclude=__init__.py $(VENV)/stubs/exequatur/v1 exequatur/v1 \
+	  || { echo 'the stubs are not what the protos make: run `make protos`'; exit 1; }
+	@echo "all checks passed"
+
+bench: $(VENV)/.dev $(EXEQUATUR_OPA) ## Measure, as ratios within one run
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+conformance: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
+	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
+
+protos: $(VENV)/.dev ## Make the stubs again
+	$(call protoc,.)
+
+lock: ## Lock the dependencies again, with hashes, for every supported Python
+	@test -x $(CACHE)/uv/bin/uv || { $(PYTHON) -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip -q install uv==0.13.8; }
+	for extra in demo dev; do $(CACHE)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --extra $$extra pyproject.toml -o requirements/$$extra.txt --no-header --no-emit-package exequatur; done
+
+bundles: $(VENV)/.dev $(EXEQUATUR_OPA) ## Build and sign the development bundles again
+	$(BIN)/python bundles/rebuild.py
+
+clean: ## Remove what was made in the tree
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+define protoc
+$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) \
+  --mypy_grpc_out=quiet:$(1) --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+endef
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo 'error: Python 3.11, 3.12 or 3.13 is needed: install one, or name it with PYTHON=...'; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing what it needs into $(VENV) ..."
+	@$(BIN)/pip -q install --require-hashes -r requirements/demo.txt
+	@$(BIN)/pip -q install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
+	@$(BIN)/pip -q install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(CACHE)/bin/opa-$(OPA_VERSION):
+	@command -v go >/dev/null || { echo 'error: Go is needed to build opa for the tests: install it from your packages'; exit 1; }
+	@echo "building opa $(OPA_VERSION) into $(CACHE) (once, two minutes) ..."
+	@mkdir -p $(@D)/.opa && CGO_ENABLED=0 GOBIN="$(@D)/.opa" GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@v$(OPA_VERSION)
+	@mv $(@D)/.opa/opa $@ && rmdir $(@D)/.opa
