@@ -8,10 +8,12 @@ Rules that hold here:
 """
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any, Final, NoReturn, TypeAlias, Union
+from decimal import Decimal
+from typing import Final, NoReturn, TypeAlias, Union
 
 import rfc8785
 
@@ -42,7 +44,8 @@ class JsonError(ValueError):
 
 _MAX_SAFE: Final = 2**53 - 1  # RFC 7493 section 2.2
 _SAFE_DIGITS: Final = len(str(_MAX_SAFE))
-_MAX_NUMBER: Final = 1100  # the longest exact decimal of a double; longer ones cost quadratic time
+_MAX_NUMBER: Final = 1100  # characters; an exact double has at most 1,077, and longer texts cost quadratic time
+_SHOWN_NAME: Final = 64
 _UNSAFE_NUMBER: Final = "a number would change its value in canonical form: send it as a string"
 _STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
@@ -66,8 +69,6 @@ def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
         value: Json = _DECODER.decode(text)
         if b"\\u" in data:  # the only way in for a lone surrogate: raw ones are not UTF-8
             _ENCODER.encode(value).encode("utf-8")
-    except JsonError:
-        raise
     except json.JSONDecodeError as error:
         raise JsonError(f"not JSON at character {error.pos}: {error.msg[:1].lower()}{error.msg[1:]}") from None
     except UnicodeEncodeError:
@@ -80,91 +81,131 @@ def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
 
 
 def canonical(value: Json) -> bytes:
-    """Serialise `value` as RFC 8785 has it. Raises `JsonError` for what has no canonical form.
+    """Give the RFC 8785 form of a value, as UTF-8.
 
-    The fast way is the standard library's C encoder, which gives the same bytes where no float occurs and all keys
-    are ASCII (UTF-16 order is then code point order); a property test holds the two against each other.
+    Raises `JsonError` for what has none: integers beyond ±(2^53-1), NaN and infinities, lone surrogates, member
+    names that are not strings, other types.
     """
     try:
-        if _is_plain(value):
-            return _ENCODER.encode(value).encode()
+        if _stdlib_writes_it(value):
+            text = _ENCODER.encode(value)
+            # RFC 8785 section 3.2.3 sorts by UTF-16 units; code points sort the same while all are in the BMP.
+            if text.isascii() or max(text) <= "\uffff":
+                return text.encode("utf-8")
         return rfc8785.dumps(value)
-    except (ValueError, RecursionError) as error:
-        raise JsonError(f"no canonical form: {error.args[0] if error.args else 'unknown'}") from None
+    except UnicodeEncodeError:
+        raise JsonError("a string holds a lone surrogate") from None
+    except rfc8785.IntegerDomainError:
+        raise JsonError(_UNSAFE_NUMBER) from None
+    except rfc8785.FloatDomainError:
+        raise JsonError("NaN and infinities have no canonical form") from None
+    except rfc8785.CanonicalizationError:
+        raise JsonError("the value is not JSON, and has no canonical form") from None
+    except (RecursionError, MemoryError):
+        raise JsonError("the value is too deep or too large to write") from None
 
 
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def quoted(name: str) -> str:
+    """Give a name from outside as it may stand in an error or a log line: in backticks, escaped, shortened."""
+    shown = name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 1] + "…"
+    return "`" + "".join(c if c.isprintable() and c != "`" else ascii(c)[1:-1] for c in shown) + "`"
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether the fast encoder gives canonical bytes: no float, no integer out of range, ASCII keys, known types."""
-    kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return True
-    if kind is int:
-        return abs(int(value)) <= _MAX_SAFE
-    if kind is dict:
-        return all(type(key) is str and key.isascii() and _is_plain(member) for key, member in value.items())
-    return kind is list and all(map(_is_plain, value))
+def _stdlib_writes_it(value: Json) -> bool:
+    """Whether the standard encoder makes RFC 8785's bytes of this value, order of names aside: no float in it."""
+    # Exact types by hand: this is on the way of every action, and generator expressions take twice as long.
+    items: Iterable[Json]
+    if type(value) is dict:
+        for name in value:
+            if type(name) is not str:
+                return False
+        items = value.values()
+    elif type(value) is list:
+        items = value
+    else:
+        items = (value,)
+    for item in items:
+        kind = type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if not -_MAX_SAFE <= item <= _MAX_SAFE:  # type: ignore[operator]
+                return False
+        elif not (kind is dict or kind is list) or not _stdlib_writes_it(item):
+            return False
+    return True
 
 
-def _members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise JsonError("an object has the same member twice")
-    return value
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonError(f"the member {quoted(name)} is there twice")
+            seen.add(name)
+    return members
+
+
+def _integer(text: str) -> int | float:
+    if len(text) <= _SAFE_DIGITS:
+        value = int(text)
+        if -_MAX_SAFE <= value <= _MAX_SAFE:
+            return value
+    return _number(text)
 
 
 def _number(text: str) -> int | float:
-    """Read a number whose canonical form keeps its value; refuse any other."""
-    if len(text) < _SAFE_DIGITS and text.isdigit():
-        return int(text)
-    if len(text) > _MAX_NUMBER:
+    value = float(text) if len(text) <= _MAX_NUMBER else math.nan
+    if value == 0.0:
+        # A zero with a huge exponent is still zero; anything else that became zero lost its value.
+        if text.lower().partition("e")[0].strip("-0."):
+            raise JsonError(_UNSAFE_NUMBER)
+        return 0
+    shortest = repr(value)  # the same digits as ECMAScript's, which RFC 8785 prescribes
+    if text != shortest and (not math.isfinite(value) or Decimal(text) != Decimal(shortest)):
         raise JsonError(_UNSAFE_NUMBER)
-    number = float(text)
-    try:
-        same = Decimal(repr(number)) == Decimal(text)  # the canonical form writes repr's digits
-    except InvalidOperation:  # an exponent beyond any double
-        same = False
-    if not same or abs(number) == float("inf"):
-        raise JsonError(_UNSAFE_NUMBER)
-    return int(number) if abs(number) <= _MAX_SAFE and number.is_integer() else number
+    return int(value) if -_MAX_SAFE <= value <= _MAX_SAFE and value.is_integer() else value
 
 
 def _constant(name: str) -> NoReturn:
-    raise JsonError(f"`{name}` is not a JSON number")
+    raise JsonError(f"`{name}` is not JSON")
 
 
-def _check_depth(text: str, depth: int) -> None:
-    """Measure the depth before anything recurses."""
-    level = 0
+def _check_depth(text: str, limit: int) -> None:
+    depth = 0
     for token in _STRING_OR_BRACKET.finditer(text):
-        byte = text[token.start()]
-        if byte in "[{":
-            level += 1
-            if level > depth:
-                raise JsonError(f"deeper than {depth} levels")
-        elif byte in "]}":
-            level -= 1
+        first = text[token.start()]
+        if first in "[{":
+            depth += 1
+            if depth > limit:
+                raise JsonError(f"more than {limit} objects and lists are inside each other")
+        elif first in "]}":
+            depth -= 1
 
 
 def _check_members(value: Json, limits: JsonLimits) -> None:
-    """Count members and measure strings, exactly."""
-    keys, stack = 0, [value]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            keys += len(node)
-            stack.extend(node)
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, str) and len(node.encode()) > limits.string_bytes:
-            raise JsonError(f"a string has more than {limits.string_bytes} bytes")
-    if keys > limits.keys:
-        raise JsonError(f"the document has {keys} members, the limit is {limits.keys}")
+    keys = 0
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            # At most four bytes a character: most strings need not be encoded to know.
+            if len(item) * 4 > limits.string_bytes and len(item.encode("utf-8")) > limits.string_bytes:
+                raise JsonError(f"a string has more than {limits.string_bytes} bytes")
+        elif isinstance(item, dict):
+            keys += len(item)
+            if keys > limits.keys:
+                raise JsonError(f"the document has more than {limits.keys} members")
+            todo.extend(item)
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_members, parse_int=_number, parse_float=_number, parse_constant=_constant
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_number, parse_constant=_constant
+)
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
