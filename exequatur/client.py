@@ -1,0 +1,468 @@
+"""The SDK: ask for a decision, settle it, open sessions, and reach the ledger.
+
+    client = Client("unix:/run/exequatur/coder.sock")
+    decision = client.authorize("git/git_status", {"repo_path": "/work"})
+    if decision.allowed: ...
+
+Rules:
+- Only `Decision.allowed` is a go-ahead. A `CallError` means that nothing was judged: treat it as a denial.
+- Every call has a deadline. Nothing is sent twice, but for `authorize` with an idempotency key, which is sent once
+  more when the service was unavailable: should the first one have been judged, the second answer says so and is no
+  go-ahead.
+- Plain text over TCP has to be asked for by name. A Unix socket needs no TLS: the kernel checks its owner.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from exequatur.trust.canonical import Json, canonical
+from exequatur.v1 import audit_pb2, audit_pb2_grpc, decision_pb2, decision_pb2_grpc, session_pb2, session_pb2_grpc
+from exequatur.values import (
+    Ack,
+    Claims,
+    Decision,
+    Effect,
+    Intent,
+    Obligation,
+    Outcome,
+    Proposal,
+    Reason,
+    ReasonKind,
+    Scope,
+    Session,
+)
+
+__all__ = [
+    "Ack",
+    "AsyncClient",
+    "CallError",
+    "Claims",
+    "Client",
+    "Decision",
+    "Effect",
+    "Intent",
+    "LedgerClient",
+    "Obligation",
+    "Outcome",
+    "Proposal",
+    "Reason",
+    "ReasonKind",
+    "Scope",
+    "Session",
+    "Tls",
+]
+
+DEADLINE_S: Final = 5.0
+"""How long a call may take unless told otherwise, in seconds: longer than a sidecar waits for its decision point."""
+
+_OPTIONS: Final = (
+    # No hidden retry, no service config from DNS, no proxy from the environment: what is sent is what was called for.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.enable_http_proxy", 0),
+    # A half-open link is found within 45 s, a restarted service within one.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+_NO_INTENT: Final = Intent()
+
+
+class CallError(Exception):
+    """A call that was not served: nothing was judged. `code` is the gRPC status's name, such as `UNAVAILABLE`."""
+
+    def __init__(self, code: str, text: str) -> None:
+        """Keep the status's name and the service's sentence."""
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths of PEM files: our certificate chain, its key, and the roots that sign the service."""
+
+    certificate: Path
+    key: Path
+    roots: Path
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files; raises `OSError` for one that cannot be read."""
+        return grpc.ssl_channel_credentials(
+            self.roots.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
+        )
+
+
+def open_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False) -> grpc.Channel:
+    """Open a blocking channel to `unix:PATH` or `HOST:PORT`; raises `ValueError` for TCP without TLS."""
+    if tls is not None:
+        return grpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
+    _refuse_plaintext(target, unsafe_plaintext)
+    return grpc.insecure_channel(target, options=_OPTIONS)
+
+
+def open_async_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False) -> grpc.aio.Channel:
+    """Open a channel for the running event loop; as `open_channel`."""
+    if tls is not None:
+        return grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
+    _refuse_plaintext(target, unsafe_plaintext)
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+class Client:
+    """The blocking client. Safe for many threads; close it, or use it as a context manager."""
+
+    def __init__(
+        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = DEADLINE_S
+    ) -> None:
+        """Reach `unix:PATH` (a sidecar) or `HOST:PORT` (a decision point); nothing is sent yet."""
+        self._channel = open_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
+        self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
+        self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        self._timeout_s = timeout_s
+
+    def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
+        """Ask whether an action may run; `rest` as the fields of `Proposal`. Bytes are taken for canonical already."""
+        request = _authorize_request(Proposal(tool, arguments, **rest))
+        until = time.monotonic() + self._timeout_s
+        try:
+            return decision_of(self._call(self._decisions.Authorize, request))
+        except CallError as error:
+            if not _may_repeat(error, request):
+                raise
+        return decision_of(self._call(self._decisions.Authorize, request, until=until))
+
+    def authorize_batch(self, proposals: Sequence[Proposal]) -> tuple[Decision, ...]:
+        """Ask about up to 50 actions in order; one decision each, in the same order."""
+        request = _batch_request(proposals)
+        return _decisions(request, self._call(self._decisions.AuthorizeBatch, request))
+
+    def settle(self, decision_id: str, outcome: Outcome, *, cost_microusd: int | None = None, tenant: str = "") -> int:
+        """Say what became of an allowed action; returns what the session was charged, in micro-USD."""
+        request = _settle_request(decision_id, outcome, cost_microusd, tenant)
+        return self._call(self._decisions.Settle, request).charged_microusd
+
+    def open_session(self, agent: str, enforcer: str, *, lifetime: dt.timedelta, **rest: Any) -> Session:
+        """Open a session; `rest` as the keywords of `session_request`."""
+        request = session_request(agent, enforcer, lifetime=lifetime, **rest)
+        return _session(self._call(self._sessions.OpenSession, request).session)
+
+    def get_session(self, session_id: str = "", *, agent: str = "", instance: str = "", tenant: str = "") -> Scope:
+        """Show a session by its id, or the open one of an instance at this enforcer."""
+        request = session_pb2.GetSessionRequest(id=session_id, tenant=tenant, agent=agent, instance=instance)
+        return _scope(self._call(self._sessions.GetSession, request))
+
+    def close_session(self, session_id: str, *, tenant: str = "") -> Session:
+        """End a session."""
+        request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
+        return _session(self._call(self._sessions.CloseSession, request).session)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(
+        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, until: float | None = None
+    ) -> _Response:
+        try:
+            return method(request, **_patience(self._timeout_s, until))
+        except grpc.RpcError as error:
+            raise _call_error(error) from None
+
+
+class AsyncClient:
+    """The client for an event loop. Close it, or use it as an asynchronous context manager."""
+
+    def __init__(
+        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = DEADLINE_S
+    ) -> None:
+        """As `Client`; make it where the loop runs."""
+        self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
+        self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
+        self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        self._timeout_s = timeout_s
+
+    async def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
+        """As `Client.authorize`."""
+        request = _authorize_request(Proposal(tool, arguments, **rest))
+        until = time.monotonic() + self._timeout_s
+        try:
+            return decision_of(await self._call(self._decisions.Authorize, request))
+        except CallError as error:
+            if not _may_repeat(error, request):
+                raise
+        return decision_of(await self._call(self._decisions.Authorize, request, until=until))
+
+    async def authorize_batch(self, proposals: Sequence[Proposal]) -> tuple[Decision, ...]:
+        """As `Client.authorize_batch`."""
+        request = _batch_request(proposals)
+        return _decisions(request, await self._call(self._decisions.AuthorizeBatch, request))
+
+    async def settle(
+        self, decision_id: str, outcome: Outcome, *, cost_microusd: int | None = None, tenant: str = ""
+    ) -> int:
+        """As `Client.settle`."""
+        request = _settle_request(decision_id, outcome, cost_microusd, tenant)
+        return (await self._call(self._decisions.Settle, request)).charged_microusd
+
+    async def open_session(self, agent: str, enforcer: str, *, lifetime: dt.timedelta, **rest: Any) -> Session:
+        """As `Client.open_session`."""
+        request = session_request(agent, enforcer, lifetime=lifetime, **rest)
+        return _session((await self._call(self._sessions.OpenSession, request)).session)
+
+    async def get_session(
+        self, session_id: str = "", *, agent: str = "", instance: str = "", tenant: str = ""
+    ) -> Scope:
+        """As `Client.get_session`."""
+        request = session_pb2.GetSessionRequest(id=session_id, tenant=tenant, agent=agent, instance=instance)
+        return _scope(await self._call(self._sessions.GetSession, request))
+
+    async def close_session(self, session_id: str, *, tenant: str = "") -> Session:
+        """As `Client.close_session`."""
+        request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
+        return _session((await self._call(self._sessions.CloseSession, request)).session)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        until: float | None = None,
+    ) -> _Response:
+        try:
+            return await method(request, **_patience(self._timeout_s, until))
+        except grpc.aio.AioRpcError as error:
+            raise _call_error(error) from None
+
+
+class LedgerClient:
+    """The way to the ledger, for an event loop."""
+
+    def __init__(
+        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = DEADLINE_S
+    ) -> None:
+        """Reach `HOST:PORT`; nothing is sent yet."""
+        self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
+        self._audit = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self._timeout_s = timeout_s
+
+    async def append(self, writer: str, first_number: int, records: Sequence[bytes], known_size: int) -> Ack:
+        """Add a writer's next records; answers when they are durable."""
+        request = audit_pb2.AppendRequest(
+            writer=writer, first_number=first_number, records=records, known_size=known_size
+        )
+        try:
+            response = await self._audit.Append(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _call_error(error) from None
+        return Ack(response.acknowledged, response.checkpoint, tuple(response.consistency))
+
+    async def get_checkpoint(self, known_size: int = 0) -> Ack:
+        """Show the newest checkpoint, with the proof that it extends `known_size`; `acknowledged` is zero."""
+        request = audit_pb2.GetCheckpointRequest(known_size=known_size)
+        try:
+            response = await self._audit.GetCheckpoint(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _call_error(error) from None
+        return Ack(0, response.checkpoint, tuple(response.consistency))
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def session_request(
+    agent: str,
+    enforcer: str,
+    *,
+    lifetime: dt.timedelta,
+    scope: Sequence[str] = (),
+    max_steps: int = 0,
+    budget_microusd: int = 0,
+    intent: Intent = _NO_INTENT,
+    subject: str = "",
+    instance: str = "",
+    tenant: str = "",
+    delegation_chain: Sequence[str] = (),
+) -> session_pb2.OpenSessionRequest:
+    """Make the request for a session; `scope` holds `<server>/<name>`, `<server>/*` or `*`, and empty means nothing."""
+    request = session_pb2.OpenSessionRequest(
+        session=session_pb2.Session(
+            tenant=tenant,
+            agent=agent,
+            instance=instance,
+            enforcer=enforcer,
+            subject=subject,
+            delegation_chain=delegation_chain,
+            intent=session_pb2.Intent(purpose=intent.purpose, task=intent.task, domains=intent.domains),
+            scope=scope,
+            max_steps=max_steps,
+            budget_microusd=budget_microusd,
+        )
+    )
+    request.lifetime.FromTimedelta(lifetime)
+    return request
+
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+def _refuse_plaintext(target: str, unsafe_plaintext: bool) -> None:
+    if not target.startswith("unix:") and not unsafe_plaintext:
+        raise ValueError(f"`{target}` needs TLS files; plain text has to be asked for with unsafe_plaintext")
+
+
+def _patience(timeout_s: float, until: float | None) -> Mapping[str, Any]:
+    """The time limit of a first attempt, or of a second one: what is left, waiting for the service to be back."""
+    if until is None:
+        return {"timeout": timeout_s}
+    return {"timeout": max(until - time.monotonic(), 0.0), "wait_for_ready": True}
+
+
+def _may_repeat(error: CallError, request: decision_pb2.AuthorizeRequest) -> bool:
+    return error.code == "UNAVAILABLE" and bool(request.idempotency_key)
+
+
+def _call_error(error: grpc.RpcError) -> CallError:
+    code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
+    text = error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+    return CallError(code.name, text or "no reason was given")
+
+
+def _authorize_request(proposal: Proposal) -> decision_pb2.AuthorizeRequest:
+    arguments, claims = proposal.arguments, proposal.claims
+    return decision_pb2.AuthorizeRequest(
+        tenant=proposal.tenant,
+        agent=proposal.agent,
+        instance=proposal.instance,
+        session=proposal.session,
+        tool=proposal.tool,
+        definition_sha256=proposal.definition_sha256,
+        arguments_json=arguments if isinstance(arguments, bytes) else canonical(dict(arguments)),
+        claims=decision_pb2.Claims(
+            reason=claims.reason,
+            cost_estimate_microusd=claims.cost_estimate_microusd,
+            tokens=claims.tokens,
+            model=claims.model,
+            provenance=claims.provenance,
+        ),
+        idempotency_key=proposal.idempotency_key,
+        door=proposal.door,
+    )
+
+
+def _batch_request(proposals: Sequence[Proposal]) -> decision_pb2.AuthorizeBatchRequest:
+    return decision_pb2.AuthorizeBatchRequest(actions=[_authorize_request(proposal) for proposal in proposals])
+
+
+def _settle_request(
+    decision_id: str, outcome: Outcome, cost_microusd: int | None, tenant: str
+) -> decision_pb2.SettleRequest:
+    return decision_pb2.SettleRequest(
+        decision_id=decision_id,
+        outcome=decision_pb2.Outcome.ValueType(outcome),
+        cost_microusd=cost_microusd,
+        tenant=tenant,
+    )
+
+
+def decision_of(response: decision_pb2.AuthorizeResponse) -> Decision:
+    """Take one decision from the wire; an enum's number that is not known here becomes UNSPECIFIED."""
+    return Decision(
+        decision_id=response.decision_id,
+        effect=_known(Effect, response.effect),
+        reasons=tuple(
+            Reason(_known(ReasonKind, item.kind), item.text, item.policy, item.engine, item.owasp)
+            for item in response.reasons
+        ),
+        obligations=tuple(Obligation(item.id, item.parameters_json) for item in response.obligations),
+        approvers=tuple(response.approvers),
+        errors=tuple(response.evidence.errors),
+        action_digest=response.action_digest,
+        bundle_sha256=response.evidence.bundle_sha256,
+        bundle_sequence=response.evidence.bundle_sequence,
+        session=response.session,
+        reserved_microusd=response.reserved_microusd,
+        settle_by=_time(response, "settle_by"),
+        retry_after_ms=response.retry_after_ms,
+        latency_us=response.evidence.latency_us,
+        repeated_answer=response.repeated_answer,
+    )
+
+
+def _decisions(
+    request: decision_pb2.AuthorizeBatchRequest, response: decision_pb2.AuthorizeBatchResponse
+) -> tuple[Decision, ...]:
+    if len(response.decisions) != len(request.actions):
+        raise CallError("INTERNAL", f"{len(request.actions)} actions were sent, {len(response.decisions)} were judged")
+    return tuple(decision_of(item) for item in response.decisions)
+
+
+def _session(message: session_pb2.Session) -> Session:
+    return Session(
+        id=message.id,
+        tenant=message.tenant,
+        agent=message.agent,
+        instance=message.instance,
+        enforcer=message.enforcer,
+        subject=message.subject,
+        delegation_chain=tuple(message.delegation_chain),
+        intent=Intent(message.intent.purpose, message.intent.task, tuple(message.intent.domains)),
+        scope=tuple(message.scope),
+        max_steps=message.max_steps,
+        budget_microusd=message.budget_microusd,
+        opened_at=_time(message, "opened_at"),
+        expires_at=_time(message, "expires_at"),
+        closed_at=_time(message, "closed_at"),
+        labels=tuple(message.labels),
+        steps=message.steps,
+        spent_microusd=message.spent_microusd,
+        reserved_microusd=message.reserved_microusd,
+    )
+
+
+def _scope(response: session_pb2.GetSessionResponse) -> Scope:
+    return Scope(_session(response.session), {pin.tool: pin.definition_sha256 for pin in response.tools})
+
+
+_Word = TypeVar("_Word", Effect, ReasonKind)
+
+
+def _known(words: type[_Word], number: int) -> _Word:
+    try:
+        return words(number)
+    except ValueError:
+        return words(0)
+
+
+def _time(message: Any, field: str) -> dt.datetime | None:
+    return getattr(message, field).ToDatetime(tzinfo=dt.UTC) if message.HasField(field) else None
