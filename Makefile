@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/exequatur
 OPA_VERSION := 1.22.0
+GHZ_VERSION := 0.121.0
 export EXEQUATUR_OPA ?= $(CACHE)/bin/opa-$(OPA_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(shell find proto -name '*.proto')
@@ -35,8 +36,8 @@ check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against
 	  || { echo 'the stubs are not what the protos make: run `make protos`'; exit 1; }
 	@echo "all checks passed"
 
-bench: $(VENV)/.dev $(EXEQUATUR_OPA) ## Measure, as ratios within one run
-	$(BIN)/python tests/bench/run.py $(ARGS)
+bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
+	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
 
 conformance: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
 	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
@@ -76,8 +77,11 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
 	@$(BIN)/pip -q install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(CACHE)/bin/opa-$(OPA_VERSION):
-	@command -v go >/dev/null || { echo 'error: Go is needed to build opa for the tests: install it from your packages'; exit 1; }
-	@echo "building opa $(OPA_VERSION) into $(CACHE) (once, two minutes) ..."
-	@mkdir -p $(@D)/.opa && CGO_ENABLED=0 GOBIN="$(@D)/.opa" GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@v$(OPA_VERSION)
-	@mv $(@D)/.opa/opa $@ && rmdir $(@D)/.opa
+# A program in Go, built once: its module is all that differs.
+$(CACHE)/bin/opa-$(OPA_VERSION): MODULE := github.com/open-policy-agent/opa@v$(OPA_VERSION)
+$(CACHE)/bin/ghz-$(GHZ_VERSION): MODULE := github.com/bojand/ghz/cmd/ghz@v$(GHZ_VERSION)
+$(CACHE)/bin/opa-$(OPA_VERSION) $(CACHE)/bin/ghz-$(GHZ_VERSION):
+	@command -v go >/dev/null || { echo 'error: Go is needed to build $(@F): install it from your packages'; exit 1; }
+	@echo "building $(@F) into $(@D) (once, a minute or two) ..."
+	@rm -rf $@.tmp && mkdir -p $@.tmp && CGO_ENABLED=0 GOBIN=$@.tmp GOFLAGS=-mod=mod go install $(MODULE)
+	@mv $@.tmp/* $@ && rmdir $@.tmp

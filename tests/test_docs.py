@@ -1,0 +1,69 @@
+"""Every command in the README and in docs/ works: each page's `sh` blocks run in order, as its reader would.
+
+A comment before a block says what is special: `<!-- exit 1 -->` that its last command answers no, `<!-- not run: why -->`
+that it is for another place, `<!-- in the background -->` that it is a daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```sh\n(?P<text>.*?)```", re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return [(match["note"] or "", match["text"]) for match in BLOCK.finditer(page.read_text())]
+
+
+@pytest.fixture
+def desk():
+    """A short-named folder with what a reader of the checkout has at hand."""
+    folder = Path(tempfile.mkdtemp(prefix="ex-"))
+    for name in ("bundles", "policies"):
+        shutil.copytree(ROOT / name, folder / name)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_page_works(page, desk):
+    env = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", HOME=str(desk), NO_COLOR="1")
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for note, text in blocks(page):
+            if note.startswith("not run"):
+                continue
+            script = "set -euo pipefail\n" + text
+            if note == "in the background":
+                running.append(
+                    subprocess.Popen(["bash", "-c", "exec " + text.strip()], cwd=desk, env=env, start_new_session=True)
+                )
+                continue
+            wanted = int(note.removeprefix("exit ")) if note.startswith("exit ") else 0
+            done = subprocess.run(
+                ["bash", "-c", script], cwd=desk, env=env, capture_output=True, text=True, timeout=120, check=False
+            )
+            assert done.returncode == wanted, f"{text}\n{done.stdout}\n{done.stderr}"
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=20)
+
+
+def test_pages_exist_and_link_to_files_that_exist():
+    assert len(PAGES) > 1
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: `{link}`"
