@@ -1,0 +1,127 @@
+"""Checkpoints of a log: C2SP signed notes with Ed25519 (c2sp.org/signed-note, c2sp.org/tlog-checkpoint).
+
+Rules: the text that was signed is the text that is parsed; a note without a good signature by a known key is nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from exequatur.trust.errors import FormatError, SignatureError
+
+ED25519: Final = b"\x01"
+_NAME: Final = re.compile(r"[^\s+]+")
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,17}")
+_NOTE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A log's state: its name, how many entries it has, the Merkle root (32 bytes), extension lines."""
+
+    origin: str
+    size: int
+    root: bytes
+    extensions: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The text that is signed."""
+        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode(), *self.extensions)
+        return "".join(f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class LogKey:
+    """A key that may sign checkpoints under `name`, and nothing else."""
+
+    name: str
+    key: Ed25519PublicKey
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of the public key."""
+        return self.key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    @property
+    def id(self) -> bytes:
+        """The four bytes that name the key in a signature line."""
+        return hashlib.sha256(self.name.encode() + b"\n" + ED25519 + self.raw).digest()[:4]
+
+    def __str__(self) -> str:
+        """The verifier key: `name+hash+key`."""
+        return f"{self.name}+{self.id.hex()}+{base64.b64encode(ED25519 + self.raw).decode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> LogKey:
+        """Read a verifier key; raises `FormatError`."""
+        name, _, rest = text.strip().partition("+")
+        key_id, _, encoded = rest.partition("+")
+        try:
+            decoded = base64.b64decode(encoded, validate=True)
+            key = cls(name, Ed25519PublicKey.from_public_bytes(decoded[1:]))
+        except (ValueError, binascii.Error):
+            raise FormatError("a verifier key must read `name+hash+base64` with an Ed25519 key") from None
+        if key.id.hex() != key_id or decoded[:1] != ED25519 or not _NAME.fullmatch(name):
+            raise FormatError(f"the verifier key of `{name}` does not have the hash that it claims")
+        return key
+
+
+def sign_checkpoint(checkpoint: Checkpoint, name: str, key: Ed25519PrivateKey) -> str:
+    """Sign `checkpoint` as `name`; returns the note."""
+    text = checkpoint.text()
+    if not _NAME.fullmatch(name) or "\n" in checkpoint.origin or not all(checkpoint.extensions):
+        raise ValueError("a note's name has no space or plus, its lines are not empty")
+    signature = LogKey(name, key.public_key()).id + key.sign(text.encode())
+    return f"{text}\n\u2014 {name} {base64.b64encode(signature).decode()}\n"
+
+
+def open_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> Checkpoint:
+    """Verify `note` by one of `keys` and read its checkpoint.
+
+    Raises `FormatError` for what is no checkpoint of `origin`, `SignatureError` where no known key signed it.
+    """
+    if len(note) > _NOTE_BYTES:
+        raise FormatError("the note is too long")
+    text, blank, signatures = note.partition("\n\n")
+    if not blank or not signatures.endswith("\n"):
+        raise FormatError("the note has no signatures")
+    text += "\n"
+    if not any(_signed(text, line, key) for line in signatures.splitlines() for key in keys):
+        raise SignatureError("no known key has signed the checkpoint")
+    lines = text.split("\n")[:-1]
+    if len(lines) < 3 or not _DECIMAL.fullmatch(lines[1]) or not all(lines):  # noqa: PLR2004  origin, size, root
+        raise FormatError("the note is no checkpoint")
+    try:
+        root = base64.b64decode(lines[2], validate=True)
+    except (ValueError, binascii.Error):
+        raise FormatError("the checkpoint's root is not base64") from None
+    if len(root) != hashlib.sha256().digest_size:
+        raise FormatError("the checkpoint's root is no SHA-256")
+    if lines[0] != origin:
+        raise FormatError(f"the checkpoint is of the log `{lines[0]}`, not of `{origin}`")
+    return Checkpoint(lines[0], int(lines[1]), root, tuple(lines[3:]))
+
+
+def _signed(text: str, line: str, key: LogKey) -> bool:
+    """Whether `line` is a good signature of `text` by `key`; another's line is no error (signed-note)."""
+    dash, name, encoded = (*line.split(" "), "", "", "")[:3]
+    if dash != "\u2014" or name != key.name:
+        return False
+    try:
+        signature = base64.b64decode(encoded, validate=True)
+        if signature[:4] != key.id:
+            return False
+        key.key.verify(signature[4:], text.encode())
+    except (ValueError, binascii.Error, InvalidSignature):
+        return False
+    return True
