@@ -1,0 +1,161 @@
+"""The door around a stdio MCP server: `exequatur sidecar mcp --server NAME [--socket PATH] -- COMMAND...`.
+
+The gate runs here, where the bytes are forwarded; decisions come from the sidecar behind `--socket`. Rules:
+- When the client goes, a signal comes or the server dies, every call in flight is answered and settled, and the server
+  and all that it started are ended. Nothing is left running.
+- The server's standard error is the client's to read; ours is on it too, each line beginning with `exequatur:`.
+- It starts with each agent: no heavy import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from exequatur.client import AsyncClient
+from exequatur.trust.canonical import quoted
+from sidecar.doors import mcp_messages as mcp
+from sidecar.doors.mcp_shim import Shim, warn
+
+USAGE, GONE = 2, 69
+"""Exit codes: the call was wrong; the server could not be started, or ended by itself."""
+
+DRAIN_S: Final = 5.0
+"""How long calls in flight may take once the client has gone, in seconds."""
+
+EXIT_S: Final = 2.0
+"""How long the server may take to end by itself, and again after SIGTERM, before it is killed."""
+
+SERVER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+async def run(server: str, socket: str, command: Sequence[str]) -> int:
+    """Run COMMAND behind the gate until the client or the server goes; returns the exit code."""
+    loop = asyncio.get_running_loop()
+    try:
+        from_client, to_client = await _standard_streams()
+        # A session of its own, so that whatever the server starts can be ended with it.
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        warn(f"{quoted(command[0])} cannot be started: {(error.strerror or str(error)).lower()}")
+        return GONE
+    except ValueError:
+        warn("standard input and output must be pipes: this is run by an MCP client")
+        return USAGE
+    assert child.stdin is not None
+    assert child.stdout is not None
+    decisions = AsyncClient(f"unix:{socket}")
+    shim = Shim(server, decisions, to_client, child.stdin)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = asyncio.create_task(_pump_client(from_client, shim))
+    upstream = asyncio.create_task(_pump_server(child.stdout, shim))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({client, upstream, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if client.done() and not upstream.done() and not stop.is_set():
+            drained = asyncio.create_task(shim.drained(DRAIN_S))
+            await asyncio.wait({drained, upstream, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        server_died = upstream.done() and not client.done() and not stop.is_set()
+        shim.end("the tool server has ended; a call in flight may or may not have run")
+        await shim.drained(DRAIN_S)
+        return GONE if server_died else 0
+    finally:
+        for task in (client, upstream, stopped):
+            task.cancel()
+        await _end(child)
+        await decisions.close()
+        with contextlib.suppress(ConnectionError):
+            to_client.close()
+            await to_client.wait_closed()
+
+
+async def _pump_client(reader: asyncio.StreamReader, shim: Shim) -> None:
+    lines = mcp.Lines(mcp.CLIENT_LINE_BYTES)
+    while data := await reader.read(2**16):
+        for line in lines.feed(data):
+            shim.from_client(line)
+
+
+async def _pump_server(reader: asyncio.StreamReader, shim: Shim) -> None:
+    lines = mcp.Lines(mcp.SERVER_LINE_BYTES)
+    while data := await reader.read(2**18):
+        for line in lines.feed(data):
+            if line is not None:
+                shim.from_server(line)
+        if lines.overrun:
+            warn(f"a line of the server is over {mcp.SERVER_LINE_BYTES} bytes: it is ended")
+            return
+
+
+async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=2**18)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+    return reader, asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """End the server as MCP says: close its input, then SIGTERM, then SIGKILL; and all that it started."""
+    assert child.stdin is not None
+    child.stdin.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if await _exited(child):
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+    await child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+async def _exited(child: asyncio.subprocess.Process) -> bool:
+    try:
+        await asyncio.wait_for(child.wait(), EXIT_S)
+    except TimeoutError:
+        return False
+    return True
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read the command line and run; returns the exit code."""
+    own, separator, command = _split(argv)
+    parser = argparse.ArgumentParser(
+        prog="exequatur sidecar mcp",
+        description="Put a stdio MCP server behind the gate.",
+        usage="%(prog)s --server NAME [--socket PATH] -- COMMAND [ARGUMENT ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--server", required=True, metavar="NAME", help="the server's name in the tool registry")
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=os.environ.get("EXEQUATUR_SOCKET"),
+        help="the sidecar's socket for this agent (EXEQUATUR_SOCKET where it is not given)",
+    )
+    options = parser.parse_args(own)
+    if not separator or not command:
+        parser.error("give the server's command after `--`")
+    if not SERVER_NAME.fullmatch(options.server):
+        parser.error("NAME has letters, digits, `.`, `_` and `-`, at most 64")
+    if not options.socket:
+        parser.error("give the sidecar's socket: --socket PATH or EXEQUATUR_SOCKET")
+    return asyncio.run(run(options.server, options.socket, command))
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in argv:
+        return list(argv), False, []
+    at = list(argv).index("--")
+    return list(argv[:at]), True, list(argv[at + 1 :])

@@ -1,0 +1,90 @@
+"""Every setting of the sidecar. Unset means nobody: without agents there is no socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from exequatur.client import Tls
+from exequatur.settings import Settings
+from exequatur.transport import is_loopback
+
+
+class AgentSocket(BaseModel):
+    """One agent instance and the socket that speaks for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agent: str = Field(min_length=1, max_length=256)
+    socket: Path
+    instance: str = ""
+    tenant: str = "default"
+    uid: int | None = Field(default=None, ge=0)
+    door: Literal["grpc", "mcp_stdio"] = "grpc"
+
+
+class SidecarSettings(Settings):
+    """Run the doors and the gate beside an agent."""
+
+    env_prefix: ClassVar[str] = "EXEQUATUR_SIDECAR_"
+    program: ClassVar[str] = "exequatur sidecar run"
+
+    agents: tuple[AgentSocket, ...] = Field(
+        min_length=1,
+        description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,door=grpc|mcp_stdio]",
+    )
+    pdp: str = Field(description="the decision point, HOST:PORT")
+    ledger: str = Field(description="the ledger, HOST:PORT")
+    spool: Path = Field(description="the folder of records that the ledger has not acknowledged yet")
+    tls_certificate: Path | None = Field(default=None, description="our certificate chain, PEM; names us by SPIFFE ID")
+    tls_key: Path | None = Field(default=None, description="its private key, PEM")
+    tls_roots: Path | None = Field(default=None, description="the roots that sign decision point and ledger, PEM")
+    unsafe_plaintext: bool = Field(default=False, description="plain text to a decision point and a ledger on loopback")
+    log_key: Path | None = Field(default=None, description="a file with the ledger's C2SP verifier key")
+    http: str = Field(default="127.0.0.1:9082", description="HOST:PORT of /healthz, /readyz and /metrics")
+    decision_timeout_ms: int = Field(default=2000, gt=0, le=60_000, description="how long a decision may take")
+    drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take, each step")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _spelled_out(cls, value: object) -> object:
+        """Take `name=value,...` from flags and the environment."""
+        if not isinstance(value, list):
+            return value
+        return [dict(_pair(part) for part in item.split(",")) if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="after")
+    def _one_socket_an_agent(self) -> Self:
+        sockets = [agent.socket for agent in self.agents]
+        if len(set(sockets)) != len(sockets):
+            raise ValueError("two agents cannot share a socket: the socket is the identity")
+        return self
+
+    @model_validator(mode="after")
+    def _proved_or_unsafe(self) -> Self:
+        files = (self.tls_certificate, self.tls_key, self.tls_roots)
+        if self.unsafe_plaintext:
+            if any(files):
+                raise ValueError("give TLS files or unsafe_plaintext, not both")
+            if not (is_loopback(self.pdp) and is_loopback(self.ledger)):
+                raise ValueError("unsafe_plaintext is for a decision point and a ledger on loopback alone")
+        elif not all(files):
+            raise ValueError("give tls_certificate, tls_key and tls_roots")
+        return self
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS files; None for plain text."""
+        if self.tls_certificate is None or self.tls_key is None or self.tls_roots is None:
+            return None
+        return Tls(self.tls_certificate, self.tls_key, self.tls_roots)
+
+
+def _pair(part: str) -> tuple[str, str]:
+    name, separator, value = part.partition("=")
+    if not separator:
+        raise ValueError("an agent is spelt agent=ID,socket=PATH")
+    return name.strip(), value.strip()
