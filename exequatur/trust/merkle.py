@@ -93,7 +93,7 @@ def verify_inclusion(*, index: int, size: int, leaf: bytes, proof: Sequence[byte
     """Check that `leaf` (a leaf hash) is entry `index` of the tree (RFC 9162, section 2.1.3.2)."""
     if not 0 <= index < size:
         raise TrustError(f"entry {index} is not in a tree of {size}")
-    node, last, computed = index, size - 1, leaf
+    node, last, computed = index, size - 1, _hashes([leaf])[0]
     for sibling in _hashes(proof):
         if last == 0:
             raise TrustError("the inclusion proof is too long")
@@ -111,16 +111,15 @@ def verify_inclusion(*, index: int, size: int, leaf: bytes, proof: Sequence[byte
 def verify_consistency(  # noqa: C901, PLR0912  the RFC's steps, one by one
     *, old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Check that the tree of `new` entries begins with the tree of `old` (RFC 9162, section 2.1.4.2)."""
-    if old < 0 or new < old:
-        raise TrustError(f"a tree of {new} entries cannot follow one of {old}")
+    """Check that the tree of `new` entries begins with the tree of `old` (RFC 9162, section 2.1.4.2).
+
+    Every tree begins with the empty one: there is nothing to prove, so asking is an error.
+    """
+    if not 0 < old <= new:
+        raise TrustError(f"a tree of {new} entries is not proved to follow one of {old}")
     if old == new:
         if proof or not hmac.compare_digest(old_root, new_root):
             raise TrustError(f"two trees of {new} entries differ")
-        return
-    if old == 0:
-        if proof:
-            raise TrustError("nothing is proved about an empty tree")
         return
     path = list(_hashes(proof))
     if old & (old - 1) == 0:
