@@ -1,0 +1,81 @@
+# What the rules read. Each member is guarded: one that is missing reads as empty or as the stricter value, never as
+# undefined, since a rule that meets undefined vanishes, and a rule that denies must not.
+package exequatur.facts
+
+arguments := object.get(input, "input", {})
+
+attributes := object.get(input, ["resource", "attributes"], {})
+
+server := object.get(input, ["tool", "server"], "")
+
+tool := concat("/", [server, object.get(input, ["tool", "name"], "")])
+
+writes := object.get(input, ["tool", "access"], "write") != "read"
+
+# Canonical absolute paths.
+paths contains path if {
+	some name in data.lists.path_arguments
+	some path in listed(object.get(attributes, name, []))
+}
+
+# The command of `shell/run` or `shell/exec`, as the registry's tokeniser read it.
+command := object.get(attributes, "command", object.get(attributes, "argv", {}))
+
+words := object.get(command, "argv", [])
+
+simple := object.get(command, "simple", false)
+
+# The command line as it was sent and as it was read, in lower case: a quoting trick may hide from one, not from both.
+lines contains line if {
+	some text in [object.get(arguments, "command", ""), concat(" ", words)]
+	line := lower(text)
+	line != ""
+}
+
+# The programs that a command line may start, by base name and without a version (`python3.11` is `python`). Of a
+# simple command that is the first word; where the shell, or a program that starts others, has a say, any word may be.
+programs contains program(words[0]) if count(words) > 0
+
+programs contains program(word) if {
+	not starts_one
+	some line in lines
+	some word in split(strings.replace_n(data.lists.separators, line), "/")
+	word != ""
+}
+
+starts_one if {
+	simple
+	not program(words[0]) in data.lists.interpreters
+}
+
+program(word) := trim_right(name, "0123456789.") if {
+	parts := split(lower(word), "/")
+	name := parts[count(parts) - 1]
+}
+
+# Every text that can name a file: command lines, and all arguments, canonical and as sent, that are not prose.
+named contains line if some line in lines
+
+named contains text if {
+	some members in [attributes, arguments]
+	some name, value in members
+	not name in data.lists.prose
+	not name in {"argv", "command"}
+	walk(value, [_, text])
+	is_string(text)
+}
+
+# Prose: what is written, committed or sent.
+prose contains text if {
+	some name in data.lists.prose
+	text := object.get(arguments, name, "")
+}
+
+# A text between slashes, with all that parts names in a command line, a revision or an option made a slash:
+# `HEAD:conf/.env` is `/head/conf/.env/`. So one `contains` finds a name (`/.env/`), its start (`/.env.`), its end
+# (`.pem/`), or a path from the root (`//proc/`).
+marked(text) := concat("", ["/", strings.replace_n(data.lists.separators, lower(text)), "/"])
+
+listed(value) := value if is_array(value)
+
+listed(value) := [value] if is_string(value)
