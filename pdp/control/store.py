@@ -1,0 +1,274 @@
+"""The store: sessions, reservations, given answers and bundle floors, in SQLite (WAL, every commit synced).
+
+Rules: one write is one transaction, all or nothing. A session is replaced only in the version that was read; whoever
+comes too late gets `RaceError` and judges again inside `writing`, where nobody else writes, so that it always ends.
+Writers wait for a lock file, which wakes them at once and in turn; SQLite's own handler sleeps and polls. A `Store`
+belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from exequatur.trust.bundle import Floor
+from pdp.control import tables
+from pdp.control.sessions import Fate, Held
+from pdp.model import Reservation, Session
+
+SCHEMA_VERSION: Final = 1
+BUSY_MS: Final = 5000
+"""How long to wait for a lock that our lock file does not guard (a backup, say), in milliseconds."""
+
+KEEP: Final = timedelta(days=1)
+"""How long what is over is kept, so that a late caller is told what happened."""
+
+AnswerKey = tuple[str, bytes, str]
+"""Session id, action digest, idempotency key."""
+
+Instance = tuple[str, str, str]
+"""Tenant, agent, instance."""
+
+
+class StoreError(Exception):
+    """The store cannot be read or written; one sentence that holds no value."""
+
+
+class RaceError(StoreError):
+    """Somebody else changed what was read: read again, inside `writing`."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one round changes. `sessions` carry the version that was read."""
+
+    opened: dict[str, Session] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    reserved: dict[str, Reservation] = field(default_factory=dict)
+    finished: dict[str, Held] = field(default_factory=dict)
+    answers: dict[AnswerKey, tuple[str, bytes]] = field(default_factory=dict)
+    dropped_answers: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return any((self.opened, self.sessions, self.reserved, self.finished, self.answers, self.dropped_answers))
+
+
+class View:
+    """One consistent reading of the store."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def sessions(self, ids: Collection[str]) -> dict[str, Session]:
+        """Read sessions by id."""
+        rows = self._rows(tables.SESSION_BY_ID, ids=list(ids)) if ids else ()
+        return {row.id: tables.session_of(row) for row in rows}
+
+    def open_sessions(self, instances: Collection[Instance]) -> dict[Instance, Session]:
+        """Read the sessions of `instances` that nobody has closed; they may have expired."""
+        rows = self._rows(tables.SESSION_BY_INSTANCE, instances=list(instances)) if instances else ()
+        return {(row.tenant, row.agent, row.instance): tables.session_of(row) for row in rows}
+
+    def last_session(self, instance: Instance) -> Session | None:
+        """Read the newest session of an instance, over or not."""
+        tenant, agent, name = instance
+        rows = self._rows(tables.LAST_SESSION, tenant=tenant, agent=agent, instance=name)
+        return tables.session_of(rows[0]) if rows else None
+
+    def reservations(self, decision_ids: Collection[str]) -> dict[str, Held]:
+        """Read reservations by their decision's id."""
+        rows = self._rows(tables.RESERVATION_BY_ID, ids=list(decision_ids)) if decision_ids else ()
+        return {row.decision_id: tables.held_of(row) for row in rows}
+
+    def overdue(self, now: datetime, limit: int, sessions: Collection[str] | None = None) -> dict[str, Held]:
+        """Read held reservations that have expired, the oldest first; of `sessions` alone where they are given."""
+        if sessions is None:
+            rows = self._rows(tables.OVERDUE, now=tables.micros(now), limit=limit)
+        else:
+            rows = (
+                self._rows(tables.OVERDUE_OF, now=tables.micros(now), limit=limit, sessions=list(sessions))
+                if sessions
+                else ()
+            )
+        return {row.decision_id: tables.held_of(row) for row in rows}
+
+    def answers(self, keys: Collection[AnswerKey]) -> dict[AnswerKey, bytes]:
+        """Read the answers that were given to idempotency keys."""
+        rows = self._rows(tables.ANSWER_BY_KEY, keys=list(keys)) if keys else ()
+        return {(row.session, row.digest, row.key): row.answer for row in rows}
+
+    def _rows(self, statement: sa.Executable, **parameters: Any) -> Sequence[Any]:
+        with _store_errors():
+            return self._connection.execute(statement, parameters).all()
+
+
+class Writing(View):
+    """A reading inside the store's one write transaction."""
+
+    def write(self, changes: Changes) -> None:
+        """Write all of `changes`; raises `RaceError` where something is not as it was read."""
+        with _store_errors():
+            self._sessions(changes)
+            self._reservations(changes)
+            if changes.dropped_answers:
+                self._connection.execute(tables.DROP_ANSWERS, {"ids": sorted(changes.dropped_answers)})
+            if changes.answers:
+                self._connection.execute(
+                    sa.insert(tables.ANSWERS),
+                    [
+                        {"session": s, "digest": d, "key": k, "decision_id": i, "answer": a}
+                        for (s, d, k), (i, a) in changes.answers.items()
+                    ],
+                )
+
+    def prune(self, now: datetime) -> None:
+        """Forget reservations and answers that have been over for a day. Sessions stay: their labels are inherited."""
+        before = {"before": tables.micros(now - KEEP)}
+        with _store_errors():
+            self._connection.execute(tables.PRUNE_RESERVATIONS, before)
+            self._connection.execute(tables.PRUNE_ANSWERS, before)
+
+    def _sessions(self, changes: Changes) -> None:
+        if changes.sessions:
+            done = self._connection.execute(
+                tables.REPLACE_SESSION, [tables.session_change(s) for s in changes.sessions.values()]
+            )
+            if done.rowcount != len(changes.sessions):
+                raise RaceError("a session changed meanwhile")
+        if changes.opened:
+            self._connection.execute(
+                sa.insert(tables.SESSIONS), [tables.session_row(session) for session in changes.opened.values()]
+            )
+
+    def _reservations(self, changes: Changes) -> None:
+        if changes.reserved:
+            rows = [tables.reservation_row(item) for item in changes.reserved.values()]
+            self._connection.execute(sa.insert(tables.RESERVATIONS), rows)
+        if changes.finished:
+            self._connection.execute(
+                tables.FINISH,
+                [
+                    {"b_id": key, "b_fate": held.fate.value, "b_charged": held.charged_microusd}
+                    for key, held in changes.finished.items()
+                ],
+            )
+
+
+class Store:
+    """A store in a folder. Opening makes what is missing and refuses a store of another version."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder/store.sqlite`; raises `StoreError`."""
+        self._engine = sa.create_engine(
+            f"sqlite:///{folder / 'store.sqlite'}",
+            poolclass=sa.pool.StaticPool,
+            connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000},
+            hide_parameters=True,
+        )
+        sa.event.listen(self._engine, "connect", _prepare)
+        sa.event.listen(self._engine, "begin", _begin)
+        try:
+            self._lock = os.open(folder / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"`{folder}` cannot hold a store: {(error.strerror or '').lower()}") from None
+        with self._writing() as connection, _store_errors():
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version not in (0, SCHEMA_VERSION):
+                raise StoreError(f"the store in `{folder}` has version {version}, this program knows {SCHEMA_VERSION}")
+            tables.META.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[View]:
+        """Read one consistent state, without waiting for writers."""
+        with self._transaction("BEGIN") as connection:
+            yield View(connection)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """Read and write alone; what was written is durable when the context ends, and undone if it raises."""
+        with self._writing() as connection:
+            yield Writing(connection)
+
+    def floor(self, tenant: str) -> Floor | None:
+        """Read the newest bundle that was accepted for `tenant`."""
+        with self._transaction("BEGIN") as connection, _store_errors():
+            row = connection.execute(sa.select(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant)).one_or_none()
+        return None if row is None else Floor(row.sequence, row.digest)
+
+    def raise_floor(self, tenant: str, floor: Floor) -> None:
+        """Never again accept a bundle below `floor`; a lower one than there is changes nothing."""
+        with self._writing() as connection, _store_errors():
+            old = connection.execute(sa.select(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant)).one_or_none()
+            if old is None:
+                connection.execute(
+                    sa.insert(tables.FLOORS), {"tenant": tenant, "sequence": floor.sequence, "digest": floor.digest}
+                )
+            elif old.sequence < floor.sequence:
+                connection.execute(
+                    sa.update(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant),
+                    {"sequence": floor.sequence, "digest": floor.digest},
+                )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._engine.dispose()
+        os.close(self._lock)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # blocks; the kernel lets go of it when a holder dies
+        try:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                yield connection
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[sa.Connection]:
+        with _store_errors():
+            connection = self._engine.connect().execution_options(exequatur_begin=begin)
+        try:
+            with _store_errors():
+                transaction = connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                with contextlib.suppress(SQLAlchemyError):
+                    transaction.rollback()
+                raise
+            with _store_errors():
+                transaction.commit()
+        finally:
+            connection.close()
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # transactions are ours, not the driver's
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options()["exequatur_begin"])
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turn the database's errors into ours; the statement's values stay out of the text."""
+    try:
+        yield
+    except IntegrityError:
+        raise RaceError("somebody else wrote the same thing first") from None
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None)
+        raise StoreError(f"the store failed: {cause if cause is not None else type(error).__name__}") from None

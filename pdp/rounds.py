@@ -1,0 +1,345 @@
+"""One round: requests served in order on one book, and what is to be written, recorded and answered for them.
+
+Rules: nothing is written or answered here. A request that is wrong gets its own error and does not touch the others;
+a store that fails ends the round. Each decision, settlement, charge and change of a session makes one record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from exequatur.action import Action
+from exequatur.trust.canonical import Json
+from pdp.control import answers
+from pdp.control.book import Book
+from pdp.control.sessions import (
+    ControlError,
+    Fate,
+    Held,
+    InvalidError,
+    NotFoundError,
+    Report,
+    UnavailableError,
+    WrongStateError,
+    close_session,
+    in_scope,
+    open_session,
+)
+from pdp.control.store import AnswerKey, Changes
+from pdp.engine.snapshot import Snapshot
+from pdp.ids import RANDOM_BYTES, uuid7
+from pdp.judge import RESERVATION_TTL, belongs, digest, failed, judge, record_of, rfc3339, timed
+from pdp.model import Decision, Effect, Reason, ReasonKind, Session
+from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Result, Settle, Show, Shown
+
+OVERDUE = 500
+"""How many overdue reservations are charged in one round: a few milliseconds' worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say about judging: how long money is held, and whose doors are enforced."""
+
+    reservation_ttl: timedelta = RESERVATION_TTL
+    enforced: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Round:
+    """One round on `book` under `policy`. `results` has one entry a request; `records` is what goes on record."""
+
+    book: Book
+    snapshot: Snapshot
+    rules: Rules
+    results: list[Result | ControlError] = field(default_factory=list)
+    records: list[dict[str, Json]] = field(default_factory=list)
+
+    def serve(self, requests: Sequence[Request]) -> None:
+        """Serve all requests in order; raises `StoreError` when the store fails."""
+        self._fetch(requests)
+        self.charge_overdue(self.book.holding())
+        for request in requests:
+            try:
+                self.results.append(self._serve(request))
+            except ControlError as error:
+                self.results.append(error)
+
+    def charge_overdue(self, sessions: Sequence[str] | None = None) -> None:
+        """Charge what was never settled, in `sessions` or everywhere."""
+        for held in self.book.overdue(OVERDUE, sessions):
+            self._charge(held)
+
+    def undo(self, changes: Changes) -> None:
+        """Take back what an earlier round wrote and could not put on record; steps and labels stay."""
+        for decision_id in changes.reserved:
+            held = self.book.held(decision_id)
+            if held is not None and held.fate is Fate.HELD:
+                self.book.finish(held, Fate.RELEASED, 0)
+        for decision_id, finished in changes.finished.items():
+            if decision_id not in changes.reserved and self.book.held(decision_id) == finished:
+                self.book.unfinish(finished)
+        for session_id in changes.opened:
+            session = self.book.session(session_id)
+            if session is not None:
+                self.book.put(close_session(session, self.book.now))
+        self.book.forget([decision_id for decision_id, _ in changes.answers.values()])
+
+    def _fetch(self, requests: Sequence[Request]) -> None:
+        """Read what most requests need with one question each: sessions, then answers to idempotency keys."""
+        asked = [
+            (action, request.enforcer)
+            for request in requests
+            if isinstance(request, Ask)
+            for action in request.items
+            if isinstance(action, Action)
+        ]
+        self.book.fetch(
+            {action.session for action, _ in asked if action.session},
+            {_instance(action) for action, _ in asked if not action.session},
+        )
+        keys = (self._answer_key(action, enforcer) for action, enforcer in asked if action.idempotency_key)
+        self.book.fetch_answers({key for key in keys if key is not None})
+
+    def _serve(self, request: Request) -> Result:
+        match request:
+            case Ask():
+                return tuple(self._decide(item, request.enforcer) for item in request.items)
+            case Settle():
+                return self._settle(request)
+            case Open():
+                return self._open(request)
+            case Close():
+                return self._close(request)
+            case Show():
+                return self._show(request)
+            case Refuse():
+                self.records.append(_refused(request.broken, request.caller, request.method, self.book.now))
+                return None
+
+    def _decide(self, action: Action | Broken, enforcer: str) -> Answer:
+        started = time.perf_counter_ns()
+        if isinstance(action, Broken):
+            return self._deny(action, enforcer)
+        key = self._answer_key(action, enforcer) if action.idempotency_key else None
+        session = self._session_of(action)
+        enforced = enforcer in self.rules.enforced
+        if key is not None and (given := self.book.answer(key)) is not None:
+            decision = answers.load(given)
+            self.records.append(
+                record_of(
+                    action,
+                    decision,
+                    session,
+                    enforcer=enforcer,
+                    now=self.book.now,
+                    kind="repeat",
+                    door_enforced=enforced,
+                )
+            )
+            return Answer(decision, repeated=True)
+        outcome = judge(
+            action,
+            session,
+            self.snapshot,
+            enforcer=enforcer,
+            now=self.book.now,
+            decision_id=_new_id(self.book.now),
+            reservation_ttl=self.rules.reservation_ttl,
+            door_enforced=enforced,
+        )
+        outcome = timed(outcome, (time.perf_counter_ns() - started) // 1000)
+        if outcome.reservation is not None and outcome.session is not None:
+            self.book.put(outcome.session)
+            self.book.reserve(outcome.reservation)
+        if key is not None:
+            self.book.remember(key, outcome.decision.id, answers.dump(outcome.decision))
+        self.records.append(dict(outcome.record))
+        return Answer(outcome.decision)
+
+    def _deny(self, broken: Broken, enforcer: str) -> Answer:
+        answer, record = _deny_broken(broken, enforcer, self.snapshot, self.book.now)
+        self.records.append(record)
+        return answer
+
+    def _session_of(self, action: Action) -> Session | None:
+        if action.session:
+            return self.book.session(action.session)
+        return self.book.open_session(_instance(action))
+
+    def _answer_key(self, action: Action, enforcer: str) -> AnswerKey | None:
+        """Make the key of a repeatable call; None where it speaks in no session of its own."""
+        session = self._session_of(action)
+        if session is None or not belongs(action, session, enforcer):
+            return None
+        return session.id, digest(action, session), action.idempotency_key
+
+    def _settle(self, settle: Settle) -> int:
+        held = self.book.held(settle.decision_id)
+        if held is None or (held.reservation.tenant, held.reservation.enforcer) != (settle.tenant, settle.enforcer):
+            raise NotFoundError("no allowed action with this decision id was asked by this enforcer")
+        if held.fate is not Fate.HELD:
+            # A crash may have come between the store and the record: whoever asks again puts it on record again.
+            self.records.append({**self._money("settlement", held), "fate": held.fate.value, "repeated": True})
+            raise WrongStateError(f"the action is accounted for already: it was {held.fate}")
+        if held.reservation.expires_at <= self.book.now:
+            self._charge(held)
+            raise WrongStateError("the settlement comes too late: what was reserved has been charged")
+        released = settle.report is Report.NOT_EXECUTED
+        cost = held.reservation.amount_microusd if settle.cost_microusd is None else settle.cost_microusd
+        held = self.book.finish(held, Fate.RELEASED if released else Fate.SETTLED, cost)
+        self.records.append({**self._money("settlement", held), "outcome": settle.report.value})
+        return held.charged_microusd
+
+    def _charge(self, held: Held) -> None:
+        held = self.book.finish(held, Fate.CHARGED, held.reservation.amount_microusd)
+        self.records.append(self._money("charged", held))
+
+    def _open(self, request: Open) -> Session:
+        wish, now = request.wish, self.book.now
+        if now >= self.snapshot.expires_at:
+            raise WrongStateError("the policy in force has expired: a new bundle must be published first")
+        if wish.tenant != self.snapshot.tenant:
+            raise InvalidError("this decision point does not serve this tenant")
+        agent = self.snapshot.agents.get(wish.agent)
+        if agent is None:
+            raise NotFoundError("the inventory lists no such agent")
+        if wish.enforcer not in agent.enforcers:
+            raise InvalidError(
+                "the inventory does not let this enforcer speak for this agent: list it in `agents.json`"
+            )
+        previous = self.book.last_session((wish.tenant, wish.agent, wish.instance))
+        session = open_session(
+            wish, session_id=_new_id(self.book.now), limits=self.snapshot.limits, previous=previous, now=now
+        )
+        if previous is not None and previous.closed_at is None:
+            self._end(previous, "")
+        self.book.open(session)
+        self.records.append(self._event("opened", session, request.caller))
+        return session
+
+    def _close(self, request: Close) -> Session:
+        session = self.book.session(request.session)
+        if session is None or session.tenant != request.tenant:
+            raise NotFoundError("there is no such session")
+        return self._end(session, request.caller)
+
+    def _end(self, session: Session, caller: str) -> Session:
+        after = close_session(session, self.book.now)
+        if after is not session:
+            self.book.put(after)
+        self.records.append(self._event("closed", after, caller))
+        return after
+
+    def _show(self, request: Show) -> Shown:
+        instance = (request.tenant, request.agent, request.instance)
+        session = self.book.session(request.session) if request.session else self.book.open_session(instance)
+        if (
+            session is None
+            or session.tenant != request.tenant
+            or not (request.sees_all or session.enforcer == request.caller)
+        ):
+            raise NotFoundError("there is no such session for this caller")
+        tools = self.snapshot.registry.tools.values()
+        return Shown(
+            session, tuple((tool.full, tool.definition_sha256) for tool in tools if in_scope(session.scope, tool.full))
+        )
+
+    def _money(self, kind: str, held: Held) -> dict[str, Json]:
+        return {
+            "kind": kind,
+            "time": rfc3339(self.book.now),
+            "decision_id": held.reservation.decision_id,
+            "tenant": held.reservation.tenant,
+            "enforcer": held.reservation.enforcer,
+            "session": held.reservation.session,
+            "reserved_microusd": held.reservation.amount_microusd,
+            "charged_microusd": held.charged_microusd,
+        }
+
+    def _event(self, event: str, session: Session, caller: str) -> dict[str, Json]:
+        """Record a change of a session; `by` is who asked for it, empty when it ended by itself."""
+        return {
+            "kind": "session",
+            "time": rfc3339(self.book.now),
+            "event": event,
+            "by": caller,
+            "tenant": session.tenant,
+            "session": session.id,
+            "agent": session.agent,
+            "instance": session.instance,
+            "enforcer": session.enforcer,
+            "subject": session.subject,
+            "delegation_chain": list(session.delegation_chain),
+            "purpose": session.intent.purpose,
+            "domains": list(session.intent.domains),
+            "scope": list(session.scope),
+            "labels": sorted(session.labels),
+            "max_steps": session.max_steps,
+            "budget_microusd": session.budget_microusd,
+            "expires_at": rfc3339(session.expires_at),
+            "steps": session.steps,
+            "spent_microusd": session.spent_microusd,
+            "reserved_microusd": session.reserved_microusd,
+        }
+
+
+def deny_all(
+    requests: Sequence[Request], text: str, snapshot: Snapshot, now: datetime
+) -> tuple[list[Result | ControlError], list[dict[str, Json]]]:
+    """Say no to every request, because we failed: the results, and the records of the denials."""
+    results: list[Result | ControlError] = []
+    records: list[dict[str, Json]] = []
+    for request in requests:
+        if not isinstance(request, Ask):
+            results.append(UnavailableError(text))
+            continue
+        denied = [_deny_item(item, request.enforcer, text, snapshot, now) for item in request.items]
+        results.append(tuple(answer for answer, _ in denied))
+        records += [record for _, record in denied]
+    return results, records
+
+
+def _deny_item(
+    action: Action | Broken, enforcer: str, text: str, snapshot: Snapshot, now: datetime
+) -> tuple[Answer, dict[str, Json]]:
+    if isinstance(action, Broken):
+        return _deny_broken(action, enforcer, snapshot, now)
+    outcome = failed(action, snapshot, text, enforcer=enforcer, now=now, decision_id=_new_id(now))
+    return Answer(outcome.decision), dict(outcome.record)
+
+
+def _deny_broken(broken: Broken, enforcer: str, snapshot: Snapshot, now: datetime) -> tuple[Answer, dict[str, Json]]:
+    """Deny an item that is no action; on record as a refusal that has a decision's id."""
+    decision = Decision(
+        _new_id(now),
+        Effect.DENY,
+        (Reason(ReasonKind.INVALID, broken.text),),
+        bundle_sha256=snapshot.digest,
+        bundle_sequence=snapshot.sequence,
+    )
+    refused = _refused(broken, enforcer, "AuthorizeBatch", now)
+    return Answer(decision), {**refused, "decision_id": decision.id, "effect": "deny"}
+
+
+def _refused(broken: Broken, caller: str, method: str, now: datetime) -> dict[str, Json]:
+    return {
+        "kind": "refused",
+        "time": rfc3339(now),
+        "enforcer": caller,
+        "method": method,
+        "text": broken.text,
+        "size": broken.size,
+        "sha256": broken.sha256.hex(),
+    }
+
+
+def _new_id(now: datetime) -> str:
+    return uuid7(now, os.urandom(RANDOM_BYTES))
+
+
+def _instance(action: Action) -> tuple[str, str, str]:
+    return action.tenant, action.agent, action.instance
