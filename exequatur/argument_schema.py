@@ -1,0 +1,228 @@
+"""A tool's input schema (JSON Schema 2020-12), closed, compiled once, and safe to run on anybody's arguments.
+
+Rules that hold here:
+- An object that lists its members has no others, unless the registry says that the tool is open. MCP servers often
+  leave `additionalProperties` out, and a member that nobody declared is one that no policy looks at.
+- References stay inside the schema; nothing is ever fetched.
+- Patterns run in linear time; one that cannot (look-around, back-references) is refused.
+- A keyword of an older draft would be ignored silently, so it is refused.
+- What a violation says names members, never values.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NoReturn
+from urllib.parse import unquote
+
+import jsonschema_rs
+
+from exequatur.trust.canonical import Json, quoted
+
+
+class SchemaError(ValueError):
+    """The schema cannot be served. `pointer` is the JSON pointer (RFC 6901) of what is wrong in it."""
+
+    def __init__(self, pointer: str, text: str) -> None:
+        super().__init__(text)
+        self.pointer = pointer
+
+
+class ArgumentError(ValueError):
+    """The arguments are not what the registry admits. The text names the member and never holds its value."""
+
+
+RESERVED: Final = frozenset({"__entity", "__extn", "__expr"})
+"""Member names that are escapes in Cedar's JSON: https://docs.cedarpolicy.com/auth/entities-syntax.html"""
+
+_DIALECTS: Final = ("2020-12/schema", "2019-09/schema", "draft-07/schema", "draft-06/schema")
+_OTHER_DRAFTS: Final = frozenset(
+    {"additionalItems", "dependencies", "disallow", "divisibleBy", "extends", "id", "$recursiveRef", "$recursiveAnchor"}
+)
+# Keywords that hold schemas, by what these apply to: the same instance, a part of it, or a question about it. To close
+# a question would change its answer.
+_SAME: Final = frozenset({"allOf", "anyOf", "oneOf", "then", "else", "if", "dependentSchemas", "$defs", "definitions"})
+_PART: Final = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "unevaluatedProperties"}
+    | {"items", "prefixItems", "unevaluatedItems"}
+)
+_QUESTION: Final = frozenset({"not", "contains", "propertyNames"})
+_MAPS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+_LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_OPENERS: Final = frozenset({"additionalProperties", "unevaluatedProperties"})
+_REFERENCES: Final = frozenset({"$ref", "$dynamicRef"})
+_REGEX_BYTES: Final = 1 << 20  # of a compiled pattern; `(a{1000}){1000}` is over it
+_SHOWN_PARTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentSchema:
+    """The closed schema as it is enforced, and its compiled form."""
+
+    schema: Mapping[str, Json]
+    _validator: jsonschema_rs.Draft202012Validator
+
+    @classmethod
+    def compile(cls, schema: Json, *, is_open: bool) -> "ArgumentSchema":
+        """Check, close and compile an `inputSchema`. Raises `SchemaError`."""
+        if not isinstance(schema, dict):
+            raise SchemaError("", "an object is needed here")
+        for pointer, node in _schemas(schema):
+            _check(pointer, node)
+        if schema.get("type") != "object":
+            raise SchemaError("/type", 'must be "object"')
+        closed = {name: value for name, value in schema.items() if name != "$schema"}
+        if not is_open:
+            closed = _close(closed, closed)
+            closed["unevaluatedProperties"] = False  # a tool that declares no members takes none
+        try:
+            validator = jsonschema_rs.Draft202012Validator(
+                closed,
+                retriever=_refuse,
+                mask="its value",
+                pattern_options=jsonschema_rs.RegexOptions(size_limit=_REGEX_BYTES),
+            )
+        except jsonschema_rs.ValidationError as error:
+            where = "".join("/" + _escape(str(part)) for part in error.instance_path)
+            raise SchemaError(where, f"is not a usable JSON Schema 2020-12: {error.message}") from None
+        except (jsonschema_rs.ReferencingError, ValueError) as error:
+            raise SchemaError("", f"is not a usable JSON Schema 2020-12: {error}") from None
+        return cls(closed, validator)
+
+    def check(self, arguments: Mapping[str, Json]) -> None:
+        """Raise `ArgumentError` if the arguments do not satisfy the schema."""
+        try:
+            self._validator.validate(arguments)
+        except jsonschema_rs.ValidationError as error:
+            raise ArgumentError(_violation(error)) from None
+        except ValueError:  # what the validator cannot hold at all
+            raise ArgumentError("the arguments cannot be checked against the tool's schema") from None
+
+
+def _violation(error: jsonschema_rs.ValidationError) -> str:
+    path = "/".join(map(str, error.instance_path[:_SHOWN_PARTS]))
+    kind = error.kind
+    if isinstance(kind, (_Kind.AdditionalProperties, _Kind.UnevaluatedProperties)):
+        unknown = ", ".join(map(quoted, kind.unexpected[:_SHOWN_PARTS]))
+        inside = f" in {quoted(path)}" if path else ""
+        return f"unknown argument {unknown}{inside}: the tool's schema does not have it"
+    if isinstance(kind, _Kind.Required):
+        return f"the argument {quoted(f'{path}/{kind.property}' if path else str(kind.property))} is missing"
+    if isinstance(kind, _Kind.PropertyNames):
+        return f"the argument {quoted(path)} has a member with a name that the tool's schema refuses"
+    return f"the argument {quoted(path)} is refused by the tool's schema (`{kind.name}`)"
+
+
+_Kind: Final = jsonschema_rs.ValidationErrorKind
+
+
+def _refuse(uri: str) -> NoReturn:
+    raise ValueError(f"{quoted(uri)} is outside the schema")
+
+
+def _check(pointer: str, node: dict[str, Json]) -> None:
+    dialect = node.get("$schema")
+    if dialect is not None and (pointer or not str(dialect).rstrip("#").endswith(_DIALECTS)):
+        raise SchemaError(f"{pointer}/$schema", "must be JSON Schema 2020-12, or a draft from 6 on, at the top only")
+    for name in node.keys() & _OTHER_DRAFTS:
+        raise SchemaError(f"{pointer}/{_escape(name)}", "is a keyword of another draft: write it as 2020-12 has it")
+    if pointer and "$id" in node:
+        raise SchemaError(f"{pointer}/$id", "an embedded schema with an `$id` of its own is not supported")
+    for name in node.keys() & _REFERENCES:
+        if not str(node[name]).startswith("#"):
+            raise SchemaError(f"{pointer}/{name}", "refers to another document: copy what it names into `$defs`")
+    properties = node.get("properties")
+    for name in RESERVED & properties.keys() if isinstance(properties, dict) else ():
+        raise SchemaError(f"{pointer}/properties/{name}", "is a reserved name that policy could mistake for a type")
+
+
+def _children(keyword: str, value: Json) -> Iterable[tuple[str, Json]]:
+    """Give the schemas that a keyword holds, each with the rest of its pointer."""
+    if keyword not in _SAME | _PART | _QUESTION:
+        return ()
+    if keyword in _MAPS:
+        return ((f"/{_escape(name)}", item) for name, item in value.items()) if isinstance(value, dict) else ()
+    if keyword in _LISTS:
+        return ((f"/{index}", item) for index, item in enumerate(value)) if isinstance(value, list) else ()
+    return (("", value),)
+
+
+def _schemas(schema: Json) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Give each subschema with its pointer, the schema itself first."""
+    todo = [("", schema)]
+    while todo:
+        pointer, node = todo.pop()
+        if isinstance(node, dict):
+            yield pointer, node
+            for keyword, value in node.items():
+                todo.extend((f"{pointer}/{_escape(keyword)}{rest}", item) for rest, item in _children(keyword, value))
+
+
+def _close(schema: Json, root: Json, *, parts: bool = True) -> Any:
+    """Copy a schema so that each part of the instance whose members it lists has no others.
+
+    `unevaluatedProperties` sees through references and combinators, so it stands once, where a part of the instance
+    begins, and never inside a combinator, where it would refuse what the other branches declare.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in _OPENERS and (value is True or value == {}):
+            continue  # it allows what is allowed anyway, and would count unknown members as known
+        close: Callable[[Json], Any]
+        if keyword in _SAME:
+            close = partial(_close, root=root, parts=parts and keyword != "if")
+        elif keyword in _PART and parts:
+            close = partial(_close_part, root=root)
+        else:
+            closed[keyword] = value
+            continue
+        if keyword in _MAPS and isinstance(value, dict):
+            closed[keyword] = {name: close(item) for name, item in value.items()}
+        elif keyword in _LISTS and isinstance(value, list):
+            closed[keyword] = [close(item) for item in value]
+        else:
+            closed[keyword] = close(value)
+    return closed
+
+
+def _close_part(schema: Json, root: Json) -> Any:
+    closed = _close(schema, root)
+    if isinstance(closed, dict) and _lists_members(schema, root, set()):
+        closed.setdefault("unevaluatedProperties", False)
+    return closed
+
+
+def _lists_members(schema: Json, root: Json, seen: set[int]) -> bool:
+    """Whether a schema, or one that it applies to the same instance, has `properties`."""
+    if not isinstance(schema, dict) or id(schema) in seen:
+        return False
+    seen.add(id(schema))
+    if "properties" in schema:
+        return True
+    same = [_target(str(schema[name]), root) for name in _REFERENCES if name in schema]
+    for keyword in _SAME - {"$defs", "definitions"}:
+        if keyword in schema:
+            same.extend(item for _, item in _children(keyword, schema[keyword]))
+    return any(_lists_members(item, root, seen) for item in same)
+
+
+def _target(reference: str, root: Json) -> Json:
+    """What a reference inside the schema names: a JSON pointer, or an anchor."""
+    fragment = unquote(reference.removeprefix("#"))
+    if fragment and not fragment.startswith("/"):
+        nodes = (node for _, node in _schemas(root))
+        return next((n for n in nodes if fragment in (n.get("$anchor"), n.get("$dynamicAnchor"))), None)
+    node = root
+    for part in fragment.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, list):
+            node = node[int(name)] if name.isdecimal() and int(name) < len(node) else None
+        else:
+            node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
