@@ -20,7 +20,7 @@ from typing import Any
 
 from exequatur.registry import definition_sha256
 
-PINNED = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+LEFT_OUT = ("_meta", "icons")
 CLIENT = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "refresh", "version": "1"}}
 
 
@@ -43,7 +43,7 @@ def definitions(command: list[str]) -> dict[str, dict[str, Any]]:
     result = answer["result"]
     if result.get("nextCursor"):
         raise SystemExit("error: the server lists its tools in pages, which this script does not follow")
-    return {tool["name"]: {key: tool[key] for key in PINNED if key in tool} for tool in result["tools"]}
+    return {tool["name"]: {key: tool[key] for key in tool if key not in LEFT_OUT} for tool in result["tools"]}
 
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
