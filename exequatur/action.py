@@ -3,7 +3,7 @@
 Rules that hold here:
 - An `Action` exists only if its arguments are one JSON object in RFC 8785 form: the bytes that are judged are the
   bytes that are forwarded.
-- Identity comes from the channel; the fields here are what the channel's owner says, and are compared with it elsewhere.
+- Identity comes from the channel; the names here are what a request says, and are held against it elsewhere.
 - Claims are the agent's own words: carried, bounded, never believed.
 - Errors name members, never values.
 """
@@ -11,7 +11,6 @@ Rules that hold here:
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Final
 
 from exequatur.trust.canonical import DEFAULT_LIMITS, Json, JsonError, JsonLimits, canonical, parse, quoted
@@ -88,7 +87,7 @@ class Action:
         tenant: str = "",
         instance: str = "",
         session: str = "",
-        claims: Claims = Claims(),  # noqa: B008 - immutable
+        claims: Claims = Claims(),
         definition_sha256: bytes = b"",
         idempotency_key: str = "",
         door: str = "",
@@ -164,12 +163,15 @@ def parse_envelope(data: bytes) -> Action:
     if len(texts) != len(members):
         raise ActionError(f"`{min(members.keys() - texts.keys())}` must be text")
     return Action.parse(
-        agent=texts.pop("agent", ""),
-        tool=texts.pop("tool", ""),
+        tenant=texts.get("tenant", ""),
+        agent=texts.get("agent", ""),
+        instance=texts.get("instance", ""),
+        session=texts.get("session", ""),
+        tool=texts.get("tool", ""),
         arguments_json=arguments_json,
         claims=Claims(**claims),  # type: ignore[arg-type]
         definition_sha256=definition_sha256,
-        **texts,
+        idempotency_key=texts.get("idempotency_key", ""),
     )
 
 
@@ -188,7 +190,7 @@ def _arguments(arguments_json: bytes, limits: JsonLimits) -> Mapping[str, Json]:
             raise ActionError("`arguments` are not in canonical form: write them as RFC 8785 has it")
     except JsonError as error:
         raise ActionError(f"`arguments` cannot be read: {error}") from None
-    return MappingProxyType(arguments)
+    return arguments
 
 
 def _members(where: str, value: Json, known: frozenset[str]) -> dict[str, Json]:
