@@ -31,6 +31,18 @@ class ActionError(ValueError):
     """The action cannot be judged. The text names the member and what to do."""
 
 
+def _check_name(member: str, value: object, limit: int = _NAME_CHARACTERS) -> None:
+    if not isinstance(value, str) or len(value) > limit or not value.isprintable():
+        raise ActionError(f"`{member}` must be text of at most {limit} characters without control characters")
+
+
+def _utf8_bytes(text: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ActionError("`claims.reason` holds a lone surrogate") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What the agent says about its action. Costs are micro-USD, tokens a count."""
@@ -200,15 +212,3 @@ def _members(where: str, value: Json, known: frozenset[str]) -> dict[str, Json]:
         if name not in known:
             raise ActionError(f"the member {quoted(where + name)} is not known: remove it, or correct its name")
     return dict(value)
-
-
-def _check_name(member: str, value: object, limit: int = _NAME_CHARACTERS) -> None:
-    if not isinstance(value, str) or len(value) > limit or not value.isprintable():
-        raise ActionError(f"`{member}` must be text of at most {limit} characters without control characters")
-
-
-def _utf8_bytes(text: str) -> int:
-    try:
-        return len(text.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise ActionError("`claims.reason` holds a lone surrogate") from None
