@@ -1,0 +1,336 @@
+"""Cedar, by cedarpy's parsed handles.
+
+Rules:
+- Everything is parsed once a snapshot: a decision parses its own request and nothing else.
+- The schema is given everywhere: to the policies, to the entities (without it an action is in no group, and a forbid on
+  a group never fires) and to the request (so that no argument becomes an entity).
+- A tool's *slice* is every policy whose scope can match it, and a decision builds only the facts that its slice can
+  read: the cost grows neither with the other policies nor with the document. Policies are *checked* against all of it.
+- Permits and plain forbids are one set and must say Allow. Soft forbids are evaluated apart, and only tighten.
+- Cedar skips a policy that errors, a forbid too. Here any error is a denial that names the policy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cedarpy
+from cedarpy import pst
+
+from exequatur.registry import Registry, Tool
+from pdp.engine.combine import refusal
+from pdp.engine.document import Facts, cedar_context, held
+from pdp.engine.inventory import Agent, Agents
+from pdp.engine.reading import PolicyError, sentence
+from pdp.engine.schema import (
+    AGENT,
+    GROUPS,
+    Member,
+    RecordOf,
+    call_schema,
+    cedar_schema,
+    context_type,
+    input_type,
+    resource_types,
+)
+from pdp.engine.statements import ALL, Statement, read_statements
+from pdp.model import Effect, Reason, ReasonKind, Verdict
+
+ENGINE: Final = "cedar"
+SCHEMA_FILE: Final = "schema.cedarschema"
+
+_POSITION: Final = re.compile(r"\bpolicy(\d+)\b")
+_EQUALS_GROUP: Final = re.compile(rf'==\s*Action\s*::\s*"({"|".join(GROUPS)})"')
+# Cedar's messages hold values of the request; evidence says what kind of failure it was.
+_FAILURES: Final = {
+    "does not have the attribute": "it reads an attribute that is not there",
+    "overflow": "an integer overflows",
+    "type error": "a value has another type",
+    "extension function": "an extension value cannot be read",
+    "recursion limit": "it nests too deep",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Policies:
+    """Some statements as a parsed set. Cedar calls them `policy0`, `policy1`, … by their position."""
+
+    statements: tuple[Statement, ...]
+    parsed: cedarpy.PolicySet
+
+    @classmethod
+    def of(cls, statements: Iterable[Statement]) -> _Policies:
+        kept = tuple(statements)
+        return cls(kept, cedarpy.PolicySet.from_str(_joined(kept)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known about a tool before it is called. `schema` is of its calls alone; `agents` fills as they call."""
+
+    action: Mapping[str, str]
+    hard: _Policies
+    soft: _Policies
+    schema: cedarpy.Schema
+    agent: RecordOf
+    resource: RecordOf
+    context: RecordOf
+    arguments: RecordOf
+    attributes: RecordOf
+    agents: dict[str, cedarpy.Entities] = field(default_factory=dict)
+
+
+class CedarEngine:
+    """One bundle's Cedar policies, ready to judge."""
+
+    def __init__(self, prepared: Mapping[str, _Prepared]) -> None:
+        """Use `load`."""
+        self._prepared = prepared
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes], registry: Registry, agents: Agents) -> CedarEngine:
+        """Make the engine of a bundle's `*.cedar` files; `files` may hold others.
+
+        Raises `PolicyError` with file and line: for what does not parse, is not valid against the generated schema in
+        strict mode, or has an annotation that is not known; and where the bundle's schema is not the generated one.
+        """
+        text = cedar_schema(registry, agents)
+        if SCHEMA_FILE in files and files[SCHEMA_FILE] != text.encode("utf-8"):
+            raise PolicyError(f"`{SCHEMA_FILE}`: not what `tools.json` and `agents.json` give: build the bundle again")
+        try:
+            schema = cedarpy.Schema.from_str(text)
+        except ValueError as error:
+            raise PolicyError(f"`{SCHEMA_FILE}`: {sentence(str(error))}") from None
+        statements = read_statements({name: data for name, data in files.items() if name.endswith(".cedar")})
+        if not any(statement.permits for statement in statements):
+            raise PolicyError("no Cedar policy permits anything: add a permit, or take the engine `cedar` out")
+        _validate(statements, schema)
+        for name in agents:
+            _entities(agents[name], schema, AGENT)
+        return cls(_prepare(statements, registry, agents))
+
+    def judge(self, facts: Facts) -> Verdict:
+        """Judge one action. Raises nothing: whatever goes wrong is a denial of kind `ERROR`."""
+        try:
+            return self._judge(facts)
+        except Exception as error:  # noqa: BLE001 - fail closed; the text could hold values, its type cannot
+            return refusal(f"the action could not be put to Cedar: {type(error).__name__}", engine=ENGINE)
+
+    def _judge(self, facts: Facts) -> Verdict:
+        prepared = self._prepared[facts.tool.full]
+        untyped: list[str] = []
+        resource = {"type": facts.resource.type, "id": facts.resource.id}
+        attributes = held(prepared.attributes, dict(facts.resource.attributes), "resource", untyped)
+        read = {name: value for name, value in attributes.items() if name in prepared.resource.members}
+        delta = json.dumps([{"uid": resource, "attrs": read, "parents": []}])
+        entities = self._entities(facts.agent, prepared).with_added_json_str(delta, prepared.schema)
+        request = {
+            "principal": {"type": "Agent", "id": facts.agent.id},
+            "action": prepared.action,
+            "resource": resource,
+            "context": json.dumps(cedar_context(facts, prepared.context, prepared.arguments, untyped)),
+        }
+        hard = _ask(request, prepared.hard, entities, prepared.schema)
+        if isinstance(hard, Verdict):
+            return hard
+        allowed, matched = hard
+        if not allowed:
+            return _denied(facts.tool, matched)
+        tightened: tuple[Statement, ...] = ()
+        if prepared.soft.statements:
+            soft = _ask(request, prepared.soft, entities, prepared.schema)
+            if isinstance(soft, Verdict):
+                return soft
+            tightened = soft[1]
+        return _allowed(matched, tightened)
+
+    def _entities(self, agent: Agent, prepared: _Prepared) -> cedarpy.Entities:
+        """Give the agent in its teams, with the tool's action in its groups; parsed once for each tool it calls."""
+        if agent.id not in prepared.agents:
+            prepared.agents[agent.id] = _entities(agent, prepared.schema, prepared.agent)
+        return prepared.agents[agent.id]
+
+
+def _ask(
+    request: dict[str, Any], policies: _Policies, entities: cedarpy.Entities, schema: cedarpy.Schema
+) -> tuple[bool, tuple[Statement, ...]] | Verdict:
+    """Give Cedar's decision with the policies that made it, or the denial for what went wrong."""
+    result = cedarpy.is_authorized(request, policies.parsed, entities, schema)
+    errors = result.diagnostics.errors
+    if result.decision is cedarpy.Decision.NoDecision:
+        return refusal("the action's facts are not what the schema says", engine=ENGINE)
+    if errors:
+        return _failed(errors, policies.statements)
+    matched = tuple(policies.statements[_position(name)] for name in sorted(result.diagnostics.reasons, key=_position))
+    return result.decision is cedarpy.Decision.Allow, matched
+
+
+def _prepare(statements: Sequence[Statement], registry: Registry, agents: Agents) -> dict[str, _Prepared]:
+    """Slice the policies by tool; tools with the same slice share one parsed set."""
+    parsed: dict[tuple[str, ...], _Policies] = {}
+
+    def policies(kept: list[Statement]) -> _Policies:
+        key = tuple(statement.id for statement in kept)
+        if key not in parsed:
+            parsed[key] = _Policies.of(kept)
+        return parsed[key]
+
+    by_action = _by_action(statements)
+    attributes = resource_types(registry)
+    found: dict[str, _Prepared] = {}
+    for name, tool in registry.tools.items():
+        numbers = {n for action in (None, name, *tool.groups) for n in by_action.get(action, ())}
+        matching = [statements[n] for n in sorted(numbers) if _can_act_on(statements[n], tool.resource_type)]
+        reads = {read for statement in matching for read in statement.reads}
+        agent, resource = (
+            _members(AGENT, "principal", reads),
+            _members(attributes[tool.resource_type], "resource", reads),
+        )
+        context = _read_part(context_type(tool, registry), reads)
+        found[name] = _Prepared(
+            action={"type": "Action", "id": name},
+            hard=policies([statement for statement in matching if statement.soft is None]),
+            soft=policies([statement for statement in matching if statement.soft is not None]),
+            schema=cedarpy.Schema.from_str(call_schema(tool, agents, agent, resource, context)),
+            agent=agent,
+            resource=resource,
+            context=context,
+            arguments=input_type(tool),
+            attributes=attributes[tool.resource_type],
+        )
+    return found
+
+
+def _by_action(statements: Sequence[Statement]) -> dict[str | None, list[int]]:
+    """Index policies by the actions and groups that their scope names; None is for those that name none."""
+    found: dict[str | None, list[int]] = {}
+    for number, statement in enumerate(statements):
+        action = statement.action
+        named: Iterable[str | None] = (None,)
+        if isinstance(action, pst.ActionEq):
+            named = (action.entity.id,)
+        elif isinstance(action, pst.ActionIn):
+            named = {uid.id for uid in action.entities}
+        for name in named:
+            found.setdefault(name, []).append(number)
+    return found
+
+
+def _can_act_on(statement: Statement, resource_type: str) -> bool:
+    """Whether a policy's scope can match a resource of this type. When in doubt, it can."""
+    resource = statement.resource
+    if isinstance(resource, (pst.ScopeIs, pst.ScopeIsIn)):
+        return str(resource.entity_type) == resource_type
+    if isinstance(resource, pst.ScopeEq) and isinstance(resource.entity, pst.EntityUid):
+        return str(resource.entity.type) == resource_type
+    return True
+
+
+def _read_part(context: RecordOf, reads: AbstractSet[tuple[str, str]]) -> RecordOf:
+    """Give the part of the context's type that can be read."""
+    if (ALL, ALL) in reads:
+        return context
+    kept: dict[str, Member] = {}
+    for part in sorted({part for part, _ in reads} & context.members.keys()):
+        type_ = context.members[part].type
+        kept[part] = Member(_members(type_, part, reads) if isinstance(type_, RecordOf) else type_, required=True)
+    return RecordOf(kept)
+
+
+def _members(type_: RecordOf, part: str, reads: AbstractSet[tuple[str, str]]) -> RecordOf:
+    """Give the members of one part that can be read."""
+    if (part, ALL) in reads:
+        return type_
+    return RecordOf({name: member for name, member in type_.members.items() if (part, name) in reads})
+
+
+def _validate(statements: Sequence[Statement], schema: cedarpy.Schema) -> None:
+    """Raise `PolicyError` for the first policy that is not valid, in the order of the files."""
+    for statement in statements:
+        group = _EQUALS_GROUP.search(statement.text)
+        if group:
+            raise PolicyError(
+                f'{statement.where}: no action equals the group `Action::"{group[1]}"`, so this never holds: write `in`'
+            )
+    result = cedarpy.validate_policies(_joined(statements), schema)
+    if result.validation_passed and not result.errors:
+        return
+    faults = sorted((_position(error.policy_id), error.error) for error in result.errors)
+    if not faults or not 0 <= faults[0][0] < len(statements):
+        raise PolicyError(f"the Cedar policies are not valid: {sentence(str(result.errors))}")
+    where = statements[faults[0][0]].where
+    own = [_without_name(text) for position, text in faults if position == faults[0][0]]
+    raise PolicyError(f"{where}: {sentence('; '.join(dict.fromkeys(own)))}")
+
+
+def _entities(agent: Agent, schema: cedarpy.Schema, type_: RecordOf) -> cedarpy.Entities:
+    """Give what each decision about an agent needs: the agent in its teams; the schema adds the actions."""
+    attributes = {name: getattr(agent, name) for name in type_.members}
+    parents = [{"type": "Team", "id": team} for team in agent.teams]
+    entity = {"uid": {"type": "Agent", "id": agent.id}, "attrs": attributes, "parents": parents}
+    try:
+        return cedarpy.Entities.from_json_str(json.dumps([entity]), schema)
+    except ValueError:
+        raise PolicyError(f"`agents.json`: agent `{sentence(agent.id)}` does not fit the generated schema") from None
+
+
+def _denied(tool: Tool, forbids: Sequence[Statement]) -> Verdict:
+    if not forbids:
+        text = f"no policy permits `{tool.full}` here"
+        return Verdict(ENGINE, Effect.DENY, (Reason(ReasonKind.NOT_PERMITTED, text, engine=ENGINE),))
+    return Verdict(ENGINE, Effect.DENY, tuple(_reason(forbid, ReasonKind.FORBIDDEN) for forbid in forbids))
+
+
+def _allowed(permits: Sequence[Statement], soft: Sequence[Statement]) -> Verdict:
+    if not permits:
+        return refusal("Cedar allowed the action without naming a permit", engine=ENGINE)
+    strictest = sorted(soft, key=lambda statement: -(statement.soft or Effect.DENY))
+    return Verdict(
+        ENGINE,
+        max((statement.soft or Effect.DENY for statement in soft), default=Effect.ALLOW),
+        (
+            *(_reason(statement, ReasonKind.RESTRICTED) for statement in strictest),
+            *(_reason(statement, ReasonKind.PERMITTED) for statement in permits),
+        ),
+        tuple(statement.obligation for statement in (*strictest, *permits) if statement.obligation),
+        tuple(sorted({name for statement in soft for name in statement.approvers})),
+    )
+
+
+def _reason(statement: Statement, kind: ReasonKind) -> Reason:
+    return Reason(kind, statement.reason, statement.id, ENGINE, statement.owasp)
+
+
+def _failed(errors: Sequence[str], statements: Sequence[Statement]) -> Verdict:
+    """Give the denial for policies that failed while they were evaluated, each named with file and line."""
+    texts: list[str] = []
+    first = ""
+    for error in errors:
+        position = _position(error)
+        what = next((words for sign, words in _FAILURES.items() if sign in error), "it cannot be evaluated")
+        if 0 <= position < len(statements):
+            statement = statements[position]
+            first = first or statement.id
+            texts.append(f"policy `{statement.id}` at {statement.where} failed: {what}")
+        else:
+            texts.append(f"a policy failed: {what}")
+    return refusal(texts[0], engine=ENGINE, policy=first, errors=texts)
+
+
+def _position(text: str) -> int:
+    """Give the position in Cedar's own name of a policy, or -1."""
+    found = _POSITION.search(text)
+    return int(found[1]) if found else -1
+
+
+def _without_name(text: str) -> str:
+    return re.sub(r"^for policy `policy\d+`[,:] ", "", text)
+
+
+def _joined(statements: Iterable[Statement]) -> str:
+    return "\n".join(statement.text for statement in statements)
