@@ -40,8 +40,8 @@ SERVER_LINE_BYTES: Final = 64 * 2**20
 # An action's own limits, and room for the message around it.
 LIMITS: Final = JsonLimits(bytes=272 * 1024, depth=68, keys=2100)
 
-DEFINITION: Final = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
-"""The members of a tool's definition that its pin covers; no other one is shown."""
+NOT_SHOWN: Final = frozenset({"_meta", "icons", "execution"})
+"""The members of a tool's definition that its pin does not cover, and the one about tasks, which are not spoken."""
 
 Id: TypeAlias = str | int
 

@@ -17,9 +17,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from exequatur.registry import definition_sha256
-
 from exequatur.client import AsyncClient, CallError
+from exequatur.registry import definition_sha256
 from exequatur.trust.canonical import Json, quoted
 from exequatur.values import Decision
 from sidecar.doors import mcp_messages as mcp
@@ -141,6 +140,11 @@ class Shim:
             self._definitions = None
             self._say(mcp.notification(message.method))
 
+    async def heard(self) -> None:
+        """Wait for a client that reads slower than the server writes."""
+        with contextlib.suppress(ConnectionError):
+            await self._to_client.drain()
+
     def end(self, text: str) -> None:
         """Answer every call in flight with `text`: nothing more can be forwarded."""
         self._gone = self._gone or text
@@ -153,6 +157,12 @@ class Shim:
         """Wait until every call was answered and settled, for at most `limit_s` seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit_s)
+
+    async def abandon(self) -> None:
+        """Give up on what is still not settled: it will be charged."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _over(self, message_id: mcp.Id | None, flight: InFlight, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -202,7 +212,7 @@ class Shim:
         for tool, digest in tools:
             full = f"{self._server}/{tool['name']}"
             if pins.get(full) == digest:
-                shown.append({name: tool[name] for name in mcp.DEFINITION if name in tool})
+                shown.append({name: value for name, value in tool.items() if name not in mcp.NOT_SHOWN})
             elif full in pins:
                 warn(f"hidden: {quoted(full)}: its definition is not the one that the registry pins")
         return {"tools": shown}

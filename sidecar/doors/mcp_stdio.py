@@ -27,18 +27,20 @@ from sidecar.doors.mcp_shim import Shim, warn
 USAGE, GONE = 2, 69
 """Exit codes: the call was wrong; the server could not be started, or ended by itself."""
 
-DRAIN_S: Final = 5.0
-"""How long calls in flight may take once the client has gone, in seconds."""
+DRAIN_S: Final = 1.5
+"""How long calls in flight may take once the client has gone, in seconds: clients kill what lasts longer than 4."""
 
-EXIT_S: Final = 2.0
-"""How long the server may take to end by itself, and again after SIGTERM, before it is killed."""
+EXIT_S: Final = 0.75
+"""How long the server may take to end by itself, and again after SIGTERM, before it is killed; in seconds."""
 
 SERVER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 async def run(server: str, socket: str, command: Sequence[str]) -> int:
     """Run COMMAND behind the gate until the client or the server goes; returns the exit code."""
-    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         from_client, to_client = await _standard_streams()
         # A session of its own, so that whatever the server starts can be ended with it.
@@ -55,9 +57,6 @@ async def run(server: str, socket: str, command: Sequence[str]) -> int:
     assert child.stdout is not None
     decisions = AsyncClient(f"unix:{socket}")
     shim = Shim(server, decisions, to_client, child.stdin)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     client = asyncio.create_task(_pump_client(from_client, shim))
     upstream = asyncio.create_task(_pump_server(child.stdout, shim))
     stopped = asyncio.create_task(stop.wait())
@@ -73,11 +72,12 @@ async def run(server: str, socket: str, command: Sequence[str]) -> int:
     finally:
         for task in (client, upstream, stopped):
             task.cancel()
+        await shim.abandon()
         await _end(child)
         await decisions.close()
-        with contextlib.suppress(ConnectionError):
-            to_client.close()
-            await to_client.wait_closed()
+        to_client.close()
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await asyncio.wait_for(to_client.wait_closed(), EXIT_S)  # a client that does not read is not waited for
 
 
 async def _pump_client(reader: asyncio.StreamReader, shim: Shim) -> None:
@@ -93,6 +93,7 @@ async def _pump_server(reader: asyncio.StreamReader, shim: Shim) -> None:
         for line in lines.feed(data):
             if line is not None:
                 shim.from_server(line)
+        await shim.heard()
         if lines.overrun:
             warn(f"a line of the server is over {mcp.SERVER_LINE_BYTES} bytes: it is ended")
             return
@@ -102,7 +103,8 @@ async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWrite
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=2**18)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+    protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+    transport, _ = await loop.connect_write_pipe(lambda: protocol, sys.stdout)
     return reader, asyncio.StreamWriter(transport, protocol, None, loop)
 
 
