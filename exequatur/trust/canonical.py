@@ -108,7 +108,7 @@ def canonical(value: Json) -> bytes:
 def quoted(name: str) -> str:
     """Give a name from outside as it may stand in an error or a log line: in backticks, escaped, shortened."""
     shown = name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 1] + "…"
-    return "`" + "".join(c if c.isprintable() and c != "`" else ascii(c)[1:-1] for c in shown) + "`"
+    return "`" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown.replace("`", "'")) + "`"
 
 
 def _stdlib_writes_it(value: Json) -> bool:
