@@ -14,7 +14,8 @@ decision := {
 	"require_approval": shell.require_approval,
 	"warn": (files.warn | network.warn),
 } if {
-	is_string(facts.tool)
+	facts.server != ""
+	facts.name != ""
 	is_boolean(facts.writes)
 	is_array(facts.words)
 	is_set(facts.lines)

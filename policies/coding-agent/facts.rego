@@ -8,7 +8,9 @@ attributes := object.get(input, ["resource", "attributes"], {})
 
 server := object.get(input, ["tool", "server"], "")
 
-tool := concat("/", [server, object.get(input, ["tool", "name"], "")])
+name := object.get(input, ["tool", "name"], "")
+
+tool := concat("/", [server, name])
 
 writes := object.get(input, ["tool", "access"], "write") != "read"
 
@@ -25,12 +27,12 @@ words := object.get(command, "argv", [])
 
 simple := object.get(command, "simple", false)
 
-# The command line as it was sent and as it was read, in lower case: a quoting trick may hide from one, not from both.
-lines contains line if {
-	some text in [object.get(arguments, "command", ""), concat(" ", words)]
-	line := lower(text)
-	line != ""
-}
+# Command lines as they were sent and as they were read, in lower case: a quoting trick hides from one, not from both.
+lines contains lower(arguments.command)
+
+lines contains lower(concat(" ", arguments.argv))
+
+lines contains lower(concat(" ", words)) if count(words) > 0
 
 # The programs that a command line may start, by base name and without a version (`python3.11` is `python`). Of a
 # simple command that is the first word; where the shell, or a program that starts others, has a say, any word may be.

@@ -48,6 +48,15 @@ deny contains {
 	not regex.match(manager["package"], name)
 }
 
+deny contains {
+	"id": "pkg.source",
+	"reason": "no package is named; give each by its registry name and version",
+	"owasp": "ASI04",
+} if {
+	facts.tool == "pkg/install"
+	count(packages) == 0
+}
+
 warn contains {
 	"id": "pkg.unpinned",
 	"reason": "this takes whatever version is newest; name the version that you want",
@@ -57,10 +66,10 @@ warn contains {
 	not regex.match(data.lists.pinned, name)
 }
 
-# The canonical addresses among the arguments, under the names that the registry gives them.
-urls contains url if {
-	some name in {"registry", "url"}
-	url := facts.attributes[name]
+# The addresses among the arguments, as the registry read them; one that it did not read is no https address.
+urls contains object.get(facts.attributes, name, {}) if {
+	some name, _ in facts.arguments
+	name in {"registry", "url"}
 }
 
 packages := object.get(facts.arguments, "packages", [])
@@ -74,6 +83,8 @@ https(url) if {
 	url.scheme == "https"
 	url.port == 443
 }
+
+local("")
 
 local(name) if regex.match(`^[0-9.]+$|[:\[]`, name)
 
