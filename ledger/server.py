@@ -1,0 +1,98 @@
+"""The ledger's composition root: settings in, one log served, checkpoints each second, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from exequatur import daemon, transport
+from exequatur.settings import SettingsError, describe
+from exequatur.trust.errors import TrustError
+from exequatur.trust.keys import load_log_key
+from exequatur.v1 import audit_pb2
+from ledger.index import LogIndex
+from ledger.log import Log, LogError
+from ledger.service import Metrics, Service
+from ledger.settings import LedgerSettings
+
+log = logging.getLogger(__name__)
+
+SERVICES = (audit_pb2.DESCRIPTOR.services_by_name["AuditService"],)
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Run the ledger until it is told to stop; returns the exit code."""
+    settings = _load(argv)
+    if settings is None:
+        return daemon.CONFIG
+    daemon.configure_logging(settings.log_level)
+    return daemon.run(lambda stop: _main(settings, stop))
+
+
+def config(argv: Sequence[str]) -> int:
+    """Print what is in force."""
+    settings = _load(argv)
+    if settings is None:
+        return daemon.CONFIG
+    print(describe(settings), end="")  # noqa: T201
+    return daemon.OK
+
+
+def _load(argv: Sequence[str]) -> LedgerSettings | None:
+    try:
+        return LedgerSettings.load(argv, os.environ)
+    except SettingsError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
+        return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
+    ready = daemon.Ready("log", "listener")
+    try:
+        key = load_log_key(settings.key.read_bytes())
+        book = await asyncio.to_thread(Log.open, settings.folder, origin=settings.origin, key=key, now=_now())
+        index = LogIndex(settings.folder / "index.db")
+        await asyncio.to_thread(index.catch_up, book)
+    except (TrustError, LogError) as error:
+        raise daemon.StartError(str(error)) from None
+    except OSError as error:
+        raise daemon.StartError(f"`{error.filename}`: {(error.strerror or str(error)).lower()}") from None
+    metrics = Metrics()
+    service = Service(
+        book,
+        index,
+        writers=frozenset(settings.writers),
+        auditors=frozenset(settings.auditors),
+        clock=_now,
+        metrics=metrics,
+    )
+    async with daemon.http(settings.http, ready, lambda: metrics.registry):
+        ready.release("log")
+        server = transport.Server(service.handlers, SERVICES)
+        try:
+            held, address = transport.hold_port(settings.listen)
+            held.close()
+            port = server.listen_tcp(address, settings.tls)
+        except transport.ListenError as error:
+            raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
+        await server.start()
+        ready.release("listener")
+        log.info("the log `%s` has %d records, serving on port %d", settings.origin, book.size, port)
+        fresh = asyncio.create_task(service.keep_fresh(stop))
+        await stop.wait()
+        ready.drain()
+        await server.stop(settings.drain_grace_s)
+        await fresh
+        await service.close()
+    index.close()
+    book.close()
+    log.info("stopped at %d records", book.size)
