@@ -1,0 +1,219 @@
+"""A folder of policy, made into the files of a bundle.
+
+Rules: nothing of the machine goes in (no times, no paths, no owners), so that two builds of the same sources by the
+same `opa` are the same bytes; what is generated is never taken from the sources; a bundle that could not be served, or
+whose cases do not come true, is not built.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from exequatur.registry import Registry, RegistryError
+from exequatur.trust.archive import LIMITS, BundleLimits, write_archive
+from exequatur.trust.bundle import MANIFEST, SIGNATURES, unsafe_read_unsigned
+from exequatur.trust.canonical import Json, JsonError, parse
+from exequatur.trust.errors import TrustError
+from pdp.bundle import cases
+from pdp.engine import cedar, inventory, manifest, rego
+from pdp.engine.inventory import Agents
+from pdp.engine.manifest import Manifest
+from pdp.engine.reading import BUNDLE_JSON, PolicyError
+from pdp.engine.schema import cedar_schema
+from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE, Snapshot
+
+OPA_SOURCE: Final = "github.com/open-policy-agent/opa@v1.22.0"
+OPA_SECONDS: Final = 120
+GENERATED: Final = (rego.FILE, cedar.SCHEMA_FILE)
+
+_PLACE: Final = re.compile(r"(?P<file>[A-Za-z0-9._@+/-]+\.rego):(?P<line>\d+): (?:rego_\w+: )?(?P<text>[^\n]+)")
+_VERSION: Final = re.compile(r"^Version: (?P<text>(?P<major>\d+)\.\S+)", re.MULTILINE)
+
+
+class OpaError(Exception):
+    """`opa` is missing, too old, or does not run: whoever builds must get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A bundle's files, the archive of them (not signed), and how its cases went."""
+
+    files: Mapping[str, bytes]
+    archive: bytes
+    results: cases.Results
+
+
+def read_folder(folder: Path, limits: BundleLimits = LIMITS) -> dict[str, bytes]:
+    """Read the sources: all files but hidden ones, and `.manifest`. Raises `PolicyError` for a link, or too much."""
+    files: dict[str, bytes] = {}
+    left = limits.unpacked_bytes
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and any(part.startswith(".") for part in name.split("/")):
+            continue
+        if path.is_symlink():
+            raise PolicyError(f"`{name}` is a link: put the file itself there")
+        if path.is_file():
+            left -= path.stat().st_size
+            if left < 0:
+                raise PolicyError(f"`{name}`: the folder has more than {limits.unpacked_bytes} bytes")
+            files[name] = path.read_bytes()
+    if not files:
+        raise PolicyError("the folder is empty: `exequatur bundle init` writes a start")
+    return files
+
+
+def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
+    """Compile and check a bundle; `opa` may be None as long as nothing is written in Rego.
+
+    Raises `PolicyError` with file and line where there is one, and `OpaError`. Cases that fail are in the results.
+    """
+    files = {name: data for name, data in sources.items() if name not in (*GENERATED, SIGNATURES)}
+    settings = Manifest.parse(_file(files, manifest.FILE))
+    nested = sorted(name for name in files if name.endswith("/" + DATA_FILE))
+    if nested:
+        raise PolicyError(f"`{nested[0]}`: data belongs in one `{DATA_FILE}` at the top: move it there")
+    files[MANIFEST] = _manifest(files.get(MANIFEST))
+    for spec in settings.engines:
+        if spec.engine == rego.ENGINE:
+            files[rego.FILE] = compile_rego(files, spec.entrypoint, opa)
+        else:
+            files[cedar.SCHEMA_FILE] = _schema(files).encode()
+    try:
+        archive = write_archive(files)
+        bundle = unsafe_read_unsigned(archive)
+    except TrustError as error:
+        raise PolicyError(str(error)) from None
+    except ValueError:  # what a tar cannot hold
+        longest = max(files, key=len)
+        raise PolicyError(f"`{ascii(longest)[1:-1]}` is not a name that is taken: use short ASCII names") from None
+    # Whether it is signed is not known yet; its cases are about the policies.
+    snapshot = Snapshot.load(replace(bundle, signed=True))
+    return Built(files, archive, cases.run(files, snapshot))
+
+
+def difference(files: Mapping[str, bytes], opa: Path | None) -> str | None:
+    """Build again from the sources among `files`, and name the first file that differs; None where all are the same.
+
+    Raises as `build`.
+    """
+    rebuilt = build(files, opa).files
+    differing = sorted(name for name in rebuilt.keys() | files.keys() if rebuilt.get(name) != files.get(name))
+    return differing[0] if differing else None
+
+
+def find_opa(environ: Mapping[str, str]) -> Path | None:
+    """Find `opa`: `EXEQUATUR_OPA`, else on the `PATH`, else in the cache. Raises `OpaError` if it is too old."""
+    if named := environ.get("EXEQUATUR_OPA"):
+        found: Path | None = Path(named).absolute()
+        if not Path(named).is_file():
+            raise OpaError(f"`EXEQUATUR_OPA` names `{named}`, which is not there")
+    else:
+        on_path = shutil.which("opa", path=environ.get("PATH", ""))
+        found = Path(on_path).absolute() if on_path else _cached_opa(environ)
+    if found is not None:
+        _check_version(found)
+    return found
+
+
+def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) -> bytes:
+    """Compile all `*.rego` to WebAssembly. Raises `PolicyError` with file and line, and `OpaError`."""
+    given = {name: data for name, data in files.items() if name.endswith(".rego") or name in (DATA_FILE, MANIFEST)}
+    if not any(name.endswith(".rego") for name in given):
+        raise PolicyError(f"no `*.rego` file: add one, or take the engine `rego` out of `{manifest.FILE}`")
+    if opa is None:
+        raise OpaError(f"`opa` is needed to compile Rego: `go install {OPA_SOURCE}`, or name it with `EXEQUATUR_OPA`")
+    with tempfile.TemporaryDirectory(prefix="exequatur-build-") as name:
+        folder = Path(name)
+        for file, data in given.items():
+            path = folder / "in" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        # The module embeds the path that it is given: `.` is the same everywhere.
+        command = ["build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
+        done = _run(opa, command, folder / "in")
+        if done.returncode != 0:
+            raise _rego_error(done.stderr)
+        with tarfile.open(folder / "out.tar.gz") as archive:
+            member = archive.extractfile(f"/{rego.FILE}")
+            if member is None:
+                raise OpaError(f"`opa build` made no `{rego.FILE}`")
+            return member.read()
+
+
+def _run(opa: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [str(opa), *arguments],
+            cwd=folder,
+            env={"HOME": str(folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=OPA_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise OpaError(f"`opa {arguments[0]}` did not end within {OPA_SECONDS} s") from None
+    except OSError as error:
+        raise OpaError(f"`{opa}` does not run: {(error.strerror or str(error)).lower()}") from None
+
+
+def _rego_error(output: str) -> PolicyError:
+    """Make one sentence of what OPA says over several lines."""
+    if place := _PLACE.search(output):
+        return PolicyError(f"`{place['file']}:{place['line']}`: {place['text']}")
+    text = output.strip().splitlines()[0] if output.strip() else "it gave no reason"
+    return PolicyError(f"`opa build`: {text.removeprefix('error: ')}")
+
+
+def _cached_opa(environ: Mapping[str, str]) -> Path | None:
+    home = environ.get("HOME", "")
+    cache = Path(environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "exequatur" / "bin"
+    found = [path for path in cache.glob("opa-*") if path.is_file()]
+    return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
+
+
+def _check_version(opa: Path) -> None:
+    version = _VERSION.search(_run(opa, ["version"], Path(tempfile.gettempdir())).stdout)
+    if version is None:
+        raise OpaError(f"`{opa}` does not say its version: is it `opa`?")
+    if int(version["major"]) < 1:
+        raise OpaError(f"`{opa}` is {version['text']}: 1.0 or newer is needed: `go install {OPA_SOURCE}`")
+
+
+def _manifest(data: bytes | None) -> bytes:
+    """Give OPA's manifest: the author's own, without `wasm`, on which an OPA without a Wasm runtime cannot start."""
+    try:
+        given: Json = parse(data, BUNDLE_JSON) if data is not None else {}
+    except JsonError as error:
+        raise PolicyError(f"`{MANIFEST}`: {error}") from None
+    if not isinstance(given, dict):
+        raise PolicyError(f"`{MANIFEST}`: an object is needed here")
+    whole: dict[str, Json] = {"roots": [""], "rego_version": 1, **given}
+    whole.pop("wasm", None)
+    return (json.dumps(whole, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _schema(files: Mapping[str, bytes]) -> str:
+    try:
+        registry = Registry.parse(_file(files, TOOLS_FILE))
+    except RegistryError as error:
+        raise PolicyError(f"`{TOOLS_FILE}`: {error}") from None
+    return cedar_schema(registry, Agents.parse(_file(files, inventory.AGENTS_FILE)))
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise PolicyError(f"`{name}` is missing: `exequatur bundle init` writes a start with all files")
+    return files[name]
