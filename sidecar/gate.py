@@ -17,7 +17,6 @@ from enum import Enum
 from typing import Final, NoReturn, TypeAlias
 
 from exequatur.action import action_digest
-
 from exequatur.values import Decision, Effect, Outcome
 
 OBLIGATIONS: Final[frozenset[str]] = frozenset()

@@ -23,6 +23,7 @@ from exequatur.settings import SettingsError, describe
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.canonical import Json
+from exequatur.trust.errors import TrustError
 from exequatur.v1 import decision_pb2, session_pb2
 from sidecar.doors.grpc import Bound, GrpcDoor, Record
 from sidecar.pdp_client import PdpClient
@@ -64,37 +65,54 @@ def _load(argv: Sequence[str]) -> SidecarSettings | None:
 
 
 async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
-    ready = daemon.Ready("spool", "sockets")
     try:
         spool = Spool.open(settings.spool, identity=identity(settings))
     except SpoolError as error:
         raise daemon.StartError(str(error)) from None
-    metrics = Metrics(spool)
-    async with daemon.http(settings.http, ready, lambda: metrics.registry):
-        ready.release("spool")
-        timeout_s = settings.decision_timeout_ms / 1000
-        try:
-            pdp = PdpClient(settings.pdp, settings.tls, unsafe_plaintext=settings.unsafe_plaintext, timeout_s=timeout_s)
-            ledger = LedgerClient(settings.ledger, tls=settings.tls, unsafe_plaintext=settings.unsafe_plaintext)
-        except OSError as error:
-            raise daemon.StartError(f"`{error.filename}` cannot be read: {(error.strerror or '').lower()}") from None
-        shipper = Shipper(spool, ledger.append, log_key=settings.log_key)
-        servers = [_open(agent, pdp, metrics.counting(spool.append)) for agent in settings.agents]
-        shipping = asyncio.create_task(shipper.run(stop))
-        for server in servers:
-            await server.start()
-        ready.release("sockets")
-        log.info("serving %d sockets", len(servers))
-        await stop.wait()
-        ready.drain()
-        await asyncio.gather(*(server.stop(settings.drain_grace_s) for server in servers))
+    metrics, ready = Metrics(spool), daemon.Ready("sockets")
+    try:
+        async with daemon.http(settings.http, ready, lambda: metrics.registry):
+            await _serve(settings, spool, metrics, ready, stop)
+    finally:
+        remaining = spool.last - spool.acknowledged
+        spool.close()
+        log.info("stopped: %d records remain on disk", remaining)
+
+
+async def _serve(
+    settings: SidecarSettings, spool: Spool, metrics: Metrics, ready: daemon.Ready, stop: asyncio.Event
+) -> None:
+    pdp, shipper = _reach(settings, spool)
+    servers = [_open(agent, pdp, metrics.counting(spool.append)) for agent in settings.agents]
+    shipping = asyncio.create_task(shipper.run(stop)) if shipper is not None else None
+    for server in servers:
+        await server.start()
+    ready.release("sockets")
+    log.info("serving %d sockets", len(servers))
+    await stop.wait()
+    ready.drain()
+    await asyncio.gather(*(server.stop(settings.drain_grace_s) for server in servers))
+    if shipper is not None and shipping is not None:
         await shipping
         await shipper.drain(settings.drain_grace_s)
-        await pdp.close()
-        await ledger.close()
-    remaining = spool.last - spool.acknowledged
-    spool.close()
-    log.info("stopped: %d records remain on disk", remaining)
+    await pdp.close()
+
+
+def _reach(settings: SidecarSettings, spool: Spool) -> tuple[PdpClient, Shipper | None]:
+    """Make the ways to the decision point and the ledger; nothing is sent yet."""
+    timeout_s = settings.decision_timeout_ms / 1000
+    plain = settings.unsafe_plaintext
+    try:
+        pdp = PdpClient(settings.pdp, settings.tls, unsafe_plaintext=plain, timeout_s=timeout_s)
+        if settings.ledger is None:
+            log.warning("no ledger is set: records stay in `%s`", settings.spool)
+            return pdp, None
+        ledger = LedgerClient(settings.ledger, tls=settings.tls, unsafe_plaintext=plain)
+        return pdp, Shipper(spool, ledger.append, log_key=settings.log_key)
+    except OSError as error:
+        raise daemon.StartError(f"`{error.filename}` cannot be read: {(error.strerror or '').lower()}") from None
+    except TrustError as error:
+        raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
 
 
 def _open(agent: AgentSocket, pdp: PdpClient, record: Record) -> transport.Server:

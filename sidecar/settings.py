@@ -36,7 +36,7 @@ class SidecarSettings(Settings):
         description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,door=grpc|mcp_stdio]",
     )
     pdp: str = Field(description="the decision point, HOST:PORT")
-    ledger: str = Field(description="the ledger, HOST:PORT")
+    ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spool")
     spool: Path = Field(description="the folder of records that the ledger has not acknowledged yet")
     tls_certificate: Path | None = Field(default=None, description="our certificate chain, PEM; names us by SPIFFE ID")
     tls_key: Path | None = Field(default=None, description="its private key, PEM")
@@ -69,7 +69,7 @@ class SidecarSettings(Settings):
         if self.unsafe_plaintext:
             if any(files):
                 raise ValueError("give TLS files or unsafe_plaintext, not both")
-            if not (is_loopback(self.pdp) and is_loopback(self.ledger)):
+            if not (is_loopback(self.pdp) and (self.ledger is None or is_loopback(self.ledger))):
                 raise ValueError("unsafe_plaintext is for a decision point and a ledger on loopback alone")
         elif not all(files):
             raise ValueError("give tls_certificate, tls_key and tls_roots")

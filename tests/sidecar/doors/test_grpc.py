@@ -10,8 +10,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from decisions import SESSION, Decisions, deny
 
+from decisions import SESSION, Decisions, deny
 from exequatur.client import AsyncClient, CallError, Effect, Outcome, Proposal, ReasonKind
 from exequatur.transport import Code, Refusal, Server
 from exequatur.v1 import decision_pb2 as pb

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decisions import Decisions, deny
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from decisions import Decisions, deny
 from exequatur.registry import definition_sha256
 from exequatur.transport import Code, Refusal
 from exequatur.v1 import decision_pb2 as pb

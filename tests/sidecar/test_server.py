@@ -1,0 +1,237 @@
+"""The sidecar as a process: sockets, records on their way, crashes, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from decisions import SERVICES, Decisions
+from exequatur.client import AsyncClient, CallError, Effect
+from exequatur.transport import Code, Peer, Refusal, Server
+from exequatur.v1 import audit_pb2
+from pki import Authority
+from stack import free_port
+
+SIDECAR = "spiffe://test/sidecar"
+
+
+@dataclass
+class House:
+    """A decision point and a ledger over mutual TLS, and a sidecar process between them and a socket."""
+
+    folder: Path
+    authority: Authority
+    decisions: Decisions = field(default_factory=Decisions)
+    peers: set[str] = field(default_factory=set)
+    entries: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    ledger_down: bool = False
+    process: asyncio.subprocess.Process | None = None
+    server: Server | None = None
+
+    async def listen(self) -> None:
+        def proved(handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+            async def checked(message: bytes, peer: Peer, left_s: float | None) -> bytes:
+                self.peers.add(peer.identity)
+                return await handler(message, peer, left_s)
+
+            return checked
+
+        handlers = {**self.decisions.handlers, "/exequatur.v1.AuditService/Append": self.append}
+        self.server = Server({path: proved(handler) for path, handler in handlers.items()}, SERVICES)
+        port = self.server.listen_tcp("127.0.0.1:0", self.authority.issue("pdp", "spiffe://test/pdp"))
+        self.target = f"127.0.0.1:{port}"
+        await self.server.start()
+
+    async def append(self, message: bytes, peer: Peer, left_s: float | None) -> bytes:
+        if self.ledger_down:
+            raise Refusal(Code.UNAVAILABLE, "down")
+        request = audit_pb2.AppendRequest.FromString(message)
+        for number, record in enumerate(request.records, request.first_number):
+            assert self.entries.setdefault((request.writer, number), record) == record
+        return audit_pb2.AppendResponse(
+            acknowledged=request.first_number + len(request.records) - 1
+        ).SerializeToString()
+
+    def argv(self, *more: str) -> list[str]:
+        files = self.authority.issue("sidecar", SIDECAR)
+        return [
+            *(sys.executable, "-I", "-m", "exequatur", "sidecar", "run", "--http", "127.0.0.1:0"),
+            *("--pdp", self.target, "--ledger", self.target, "--spool", str(self.folder / "spool")),
+            *(
+                "--tls-certificate",
+                str(files.certificate),
+                "--tls-key",
+                str(files.key),
+                "--tls-roots",
+                str(files.roots),
+            ),
+            *("--agents", f"agent=coder,socket={self.socket}"),
+            *more,
+        ]
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "coder.sock"
+
+    async def start(self, *more: str) -> None:
+        self.process = await asyncio.create_subprocess_exec(*self.argv(*more), stderr=asyncio.subprocess.PIPE)
+        await self.logged("serving 1 sockets")
+
+    async def logged(self, words: str) -> str:
+        said = ""
+        async with asyncio.timeout(20):
+            while line := (await self.process.stderr.readline()).decode():
+                said += line
+                if words in line:
+                    return line
+        raise AssertionError(f"it ended without `{words}`: {said}")
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(20):
+            await self.process.communicate()
+        return self.process.returncode
+
+    def records(self) -> list[dict]:
+        return [json.loads(record) for record in self.entries.values()]
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    with tempfile.TemporaryDirectory() as name:
+        house = House(Path(name), Authority(Path(name) / "pki"))
+        await house.listen()
+        yield house
+        if house.process is not None:
+            await house.end()
+        await house.server.stop(0)
+
+
+async def test_an_action_goes_to_the_decision_point_and_its_outcome_to_the_ledger(house):
+    await house.start()
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        assert (await agent.authorize("git/git_status", {"repo_path": "/work"})).allowed
+        assert (await agent.authorize("git/git_status", {}, agent="admin")).effect is Effect.DENY
+    assert house.socket.stat().st_mode & 0o777 == 0o600
+    assert await house.end() == 0  # and the ledger has everything before it ended
+    assert [(record["kind"], record["go"]) for record in house.records()] == [("outcome", True), ("outcome", False)]
+    assert all(writer.startswith(f"{SIDECAR}#") for writer, _ in house.entries)
+    assert house.peers == {SIDECAR}
+
+
+async def test_kill_9_loses_no_answered_outcome_and_doubles_none(house):
+    house.ledger_down = True
+    await house.start()
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        answered = {(await agent.authorize("git/git_status", {"n": n})).decision_id for n in range(50)}
+        flying = [asyncio.create_task(agent.authorize("git/git_status", {"n": n})) for n in range(200)]
+        await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+        await house.end(signal.SIGKILL)
+        for done in await asyncio.gather(*flying, return_exceptions=True):
+            if not isinstance(done, CallError):
+                answered.add(done.decision_id)
+    house.ledger_down = False
+    await house.start()
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        answered.add((await agent.authorize("git/git_status", {})).decision_id)
+    assert await house.end() == 0
+    recorded = [record["decision_id"] for record in house.records()]
+    assert answered <= set(recorded)
+    assert len(recorded) == len(set(recorded))
+    assert sorted(number for _, number in house.entries) == list(range(1, len(recorded) + 1))
+
+
+async def test_what_was_accepted_is_answered_under_sigterm(house):
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    def rule(request, response):
+        async def later():
+            asked.set()
+            await may_answer.wait()
+            return response
+
+        return later()
+
+    house.decisions.rule = rule
+    await house.start()
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        flying = asyncio.create_task(agent.authorize("git/git_status", {}))
+        await asked.wait()
+        house.process.send_signal(signal.SIGTERM)
+        may_answer.set()
+        assert (await flying).allowed
+    assert await house.end() == 0
+    assert len(house.entries) == 1
+
+
+async def test_health_readiness_and_metrics_are_served(house):
+    port = free_port()
+    await house.start("--http", f"127.0.0.1:{port}")
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        await agent.authorize("git/git_status", {})
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    assert await asyncio.to_thread(get, "/healthz") == "ok\n"
+    assert json.loads(await asyncio.to_thread(get, "/readyz")) == {"ready": True, "missing": []}
+    metrics = await asyncio.to_thread(get, "/metrics")
+    assert 'exequatur_sidecar_actions_total{door="grpc",effect="allow",why=""} 1.0' in metrics
+    assert "exequatur_spool_backlog_records" in metrics
+
+
+async def run(house: House, argv: list[str]) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE, env=dict(os.environ))
+    async with asyncio.timeout(20):
+        _, stderr = await process.communicate()
+    return process.returncode, stderr.decode()
+
+
+async def test_every_fault_of_the_settings_is_one_line(house):
+    code, stderr = await run(house, [sys.executable, "-I", "-m", "exequatur", "sidecar", "run", "--spool", "x"])
+    assert code == 64
+    assert {line.split(":")[0] for line in stderr.splitlines()} == {"error"}
+    assert "agents" in stderr
+    assert "pdp" in stderr
+
+
+async def test_a_taken_socket_or_spool_and_a_missing_file_are_one_clear_line(house):
+    await house.start()
+    code, stderr = await run(house, house.argv())
+    assert code == 64
+    assert "is in use by another process" in stderr
+    code, stderr = await run(house, house.argv("--spool", str(house.folder / "other")))
+    assert code == 69
+    assert f"`{house.socket}` is taken by a running process" in stderr
+    code, stderr = await run(house, house.argv("--spool", str(house.folder / "third"), "--tls-key", "/nonexistent"))
+    assert code == 64
+    assert "`/nonexistent` cannot be read: no such file" in stderr
+    assert "Traceback" not in stderr
+    async with AsyncClient(f"unix:{house.socket}") as agent:  # the first one is not disturbed
+        assert (await agent.authorize("git/git_status", {})).allowed
+
+
+async def test_a_full_disk_denies_and_the_sidecar_lives(house):
+    # The kernel's limit on a file's size stands in for a disk without room.
+    full = ["bash", "-c", 'ulimit -f 16; exec "$0" "$@"', *house.argv("--ledger", "127.0.0.1:1")]
+    house.process = await asyncio.create_subprocess_exec(*full, stderr=asyncio.subprocess.PIPE)
+    await house.logged("serving 1 sockets")
+    async with AsyncClient(f"unix:{house.socket}") as agent:
+        decisions = [await agent.authorize("git/git_status", {"n": n}) for n in range(60)]
+        allowed = [decision for decision in decisions if decision.allowed]
+        assert 0 < len(allowed) < len(decisions)
+        assert "could not be recorded" in decisions[-1].reasons[0].text
+    assert len(house.decisions.settled) == len(decisions) - len(allowed)
+    assert house.process.returncode is None
