@@ -7,7 +7,7 @@ The version of these projections is `DOCUMENT_VERSION` in `pdp/engine/manifest.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -74,21 +74,24 @@ def cedar_context(facts: Facts, type_: RecordOf, arguments: RecordOf, untyped: l
     `arguments` is the type of all arguments; `untyped` gets the names of what is left out, and may come with names in
     it. Calls of tools that the type does not know, from under an older bundle, are left out: no policy asks for them.
     """
+    wanted = type_.members
+    # What cannot be held is known only once all arguments were gone through.
+    arguments_held = held(arguments, dict(facts.input), "", untyped) if {"input", "untyped"} & wanted.keys() else {}
     parts: dict[str, Any] = {}
-    for name, member in type_.members.items():
-        if name == "untyped":
+    for name, member in wanted.items():
+        if isinstance(member.type, RecordOf):
+            part = arguments_held if name == "input" else _PARTS[name](facts)
+            parts[name] = {key: value for key, value in part.items() if key in member.type.members}
+            if name == "session" and "calls" in parts[name]:
+                known = member.type.members["calls"].type
+                parts[name]["calls"] = _calls(facts, known.members) if isinstance(known, RecordOf) else {}
+        else:
             parts[name] = untyped
-        elif isinstance(member.type, RecordOf):
-            part = held(arguments, dict(facts.input), "", untyped) if name == "input" else _PARTS[name](facts)
-            wanted = member.type.members
-            parts[name] = {key: value for key, value in part.items() if key in wanted}
-            if name == "session" and "calls" in wanted:
-                known = wanted["calls"].type
-                calls = facts.session.calls.items()
-                parts[name]["calls"] = {
-                    tool: n for tool, n in calls if isinstance(known, RecordOf) and tool in known.members
-                }
     return parts
+
+
+def _calls(facts: Facts, tools: Container[str]) -> dict[str, int]:
+    return {tool: count for tool, count in facts.session.calls.items() if tool in tools}
 
 
 def held(type_: CedarType, value: Json, path: str, untyped: list[str]) -> Any:

@@ -203,7 +203,7 @@ class _Instance:
         for n in range(5):
             function = wasmtime.Func(store, wasmtime.FuncType([i32] * (n + 2), [i32]), _no_builtin)
             linker.define(store, "env", f"opa_builtin{n}", function)
-        linker.define(store, "env", "opa_abort", wasmtime.Func(store, wasmtime.FuncType([i32], []), _abort))
+        linker.define(store, "env", "opa_abort", wasmtime.Func(store, wasmtime.FuncType([i32], []), self._abort))
         linker.define(store, "env", "opa_println", wasmtime.Func(store, wasmtime.FuncType([i32], []), _ignore))
         self._memory = wasmtime.Memory(store, _memory_type(module))
         linker.define(store, "env", "memory", self._memory)
@@ -230,6 +230,11 @@ class _Instance:
         self._write(start, document)
         self._store.set_fuel(fuel)
         return self._text(self._eval(self._store, 0, entrypoint, self._data, start, size, start + size, 0))
+
+    def _abort(self, at: int) -> NoReturn:
+        # The compiler's own words, such as that two rules conflict, with file and line; never values.
+        words = sentence(self._text(at).decode("utf-8", "replace"))
+        raise _EvaluationError(f"the module stopped, or ran out of memory: {words}")
 
     def _call(self, export: str, *arguments: int) -> int:
         return int(self._exports[export](self._store, *arguments))
@@ -266,11 +271,6 @@ def _memory_type(module: wasmtime.Module) -> wasmtime.MemoryType:
 
 def _no_builtin(*_: int) -> NoReturn:
     raise _EvaluationError("it called a built-in that is not in the module")
-
-
-def _abort(_: int) -> NoReturn:
-    # OPA's message may hold values of the input, and the most usual one is that the memory is used up.
-    raise _EvaluationError("the module aborted: it used more memory than an evaluation may, or it is broken")
 
 
 def _ignore(_: int) -> None:

@@ -203,7 +203,8 @@ def rego(source: str, data: str = "{}", entrypoint: str = "exequatur/decision") 
         work.mkdir()
         for file in ("policy.rego", "data.json"):
             (folder / file).rename(work / file)
-        subprocess.run(command, cwd=work, check=True, capture_output=True, timeout=60)
+        built = subprocess.run(command, cwd=work, check=False, capture_output=True, text=True, timeout=60)
+        assert built.returncode == 0, built.stderr + built.stdout
         with tarfile.open(folder / "out.tar.gz") as archive:
             member = archive.extractfile("/policy.wasm")
             assert member is not None
