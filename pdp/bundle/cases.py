@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from exequatur.action import Action, ActionError, Claims
+from exequatur.action import DEFAULT_TENANT, Action, ActionError, Claims
 from exequatur.trust.canonical import Json, JsonError, canonical
 from pdp.bundle.reading import read_list
 from pdp.control.sessions import InvalidError, Wish
@@ -107,11 +107,11 @@ class Results:
 
 
 def run(files: Mapping[str, bytes], snapshot: Snapshot) -> Results:
-    """Run all cases in `files` on `snapshot`, as if it were signed and in force.
+    """Run all cases in `files` on `snapshot`, as if it were signed, in force, and for the tenant of the cases.
 
     Raises `PolicyError` with file and line for a case that cannot be read, and when there is none.
     """
-    in_force = replace(snapshot, signed=True, not_before=None, expires_at=_ALWAYS)
+    in_force = replace(snapshot, signed=True, not_before=None, expires_at=_ALWAYS, tenant=DEFAULT_TENANT)
     cases = read(files)
     failures = (_check(case, in_force) for case in cases)
     return Results(len(cases), tuple(failure for failure in failures if failure is not None))

@@ -1,0 +1,213 @@
+"""From a bundle's bytes to a snapshot that may serve: verified, proved in a child process, compiled.
+
+Rules: the bytes that were verified are the bytes that are proved; what a bundle can do to a process (crash it, hang it,
+eat its memory) it does to a child that has bounds and nothing to lose; every way in which that ends but one is a
+refusal that names its reason; whoever serves verifies the bytes again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from exequatur.trust.bundle import Floor, VerifiedBundle, unsafe_read_unsigned
+from exequatur.trust.errors import TrustError
+from exequatur.trust.keys import BundleKeys
+from pdp.bundle import cases
+from pdp.bundle.source import open_bundle, read_archive_file
+from pdp.engine import rego
+from pdp.engine.reading import PolicyError, sentence
+from pdp.engine.snapshot import Snapshot
+
+
+class BundleRejected(Exception):  # noqa: N818  a verdict on a bundle, not an error of ours
+    """A bundle that does not serve, and why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProofLimits:
+    """What proving one bundle may use."""
+
+    wall_s: float = 60.0
+    """The largest bundle that we have seen needs 2 s; a slow machine with other work, ten times that."""
+    cpu_s: int = 60
+    memory_bytes: int = 2 * 2**30
+    """Data that is not shared. Compiling a policy of 5 MB takes 300 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A bundle that may serve: its bytes, what they are, and its Rego as this machine's code.
+
+    `wasm_module` is None where there is no Rego. It is code: give it to processes of ours alone.
+    """
+
+    data: bytes
+    bundle: VerifiedBundle
+    wasm_module: bytes | None
+    cases: int
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the uncompressed tar, 32 bytes."""
+        return self.bundle.digest
+
+    @property
+    def sequence(self) -> int:
+        """The signed sequence; 0 where nobody signed."""
+        return self.bundle.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A proven bundle on disk, for those who serve it."""
+
+    bundle: Path
+    module: Path | None
+
+
+PROOF_LIMITS: Final = ProofLimits()
+
+
+def prove(
+    data: bytes,
+    keys: BundleKeys | None,
+    *,
+    now: datetime,
+    tenant: str = "default",
+    floor: Floor | None = None,
+    limits: ProofLimits = PROOF_LIMITS,
+) -> Proven:
+    """Verify an archive, then compile it and run its cases in a child process; blocks for a second, or the limit.
+
+    `keys` None takes what nobody signed. Raises `BundleRejected`.
+    """
+    try:
+        bundle = open_bundle(data, keys, now=now, tenant=tenant, floor=floor)
+    except TrustError as error:
+        raise BundleRejected(str(error)) from None
+    header, module = _ask_child(data, limits)
+    if "rejected" in header:
+        raise BundleRejected(str(header["rejected"]))
+    return Proven(data, bundle, module or None, int(header["cases"]))
+
+
+def keep(proven: Proven, folder: Path) -> Kept:
+    """Write a proven bundle where workers find it, named by its digest; raises `OSError`.
+
+    `folder` must be ours alone: who can write there can run code as us.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = proven.digest.hex()
+    bundle = _write(folder / f"{name}.tar.gz", proven.data)
+    if proven.wasm_module is None:
+        return Kept(bundle, None)
+    return Kept(bundle, _write(folder / f"{name}.module", proven.wasm_module))
+
+
+def load(
+    path: Path,
+    keys: BundleKeys | None,
+    *,
+    now: datetime,
+    tenant: str = "default",
+    floor: Floor | None = None,
+    wasm_module: bytes | None = None,
+) -> Snapshot:
+    """Read, verify and compile a bundle that was proved before. Raises `BundleRejected`."""
+    try:
+        bundle = open_bundle(read_archive_file(path), keys, now=now, tenant=tenant, floor=floor)
+        return Snapshot.load(bundle, wasm_module=wasm_module)
+    except (TrustError, PolicyError) as error:
+        raise BundleRejected(str(error)) from None
+
+
+def prove_main(argv: Sequence[str]) -> int:
+    """Be the child: read an archive from standard input, answer with a line of JSON and the compiled module.
+
+    `argv` holds the limits: CPU seconds and bytes of memory.
+    """
+    # Native libraries may write to standard output; the answer has a way of its own.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    cpu_s, memory_bytes = (int(text) for text in argv)
+    _limit(cpu_s, memory_bytes)
+    try:
+        header, module = _prove_here(sys.stdin.buffer.read())
+    except (PolicyError, TrustError) as error:
+        header, module = {"rejected": str(error)}, b""
+    except (MemoryError, RecursionError):
+        header, module = {"rejected": f"it needs more than {memory_bytes // 2**20} MiB to be proved"}, b""
+    with answer:
+        answer.write(json.dumps(header).encode() + b"\n" + module)
+    return 0
+
+
+def _prove_here(data: bytes) -> tuple[dict[str, Any], bytes]:
+    # Whether and for whom it is signed, the parent has seen; here it is about what is inside.
+    bundle = replace(unsafe_read_unsigned(data), signed=True)
+    wasm = bundle.files.get(rego.FILE)
+    module = rego.compile_module(wasm) if wasm is not None else b""
+    snapshot = Snapshot.load(bundle, wasm_module=module or None)
+    results = cases.run(bundle.files, snapshot)
+    if results.failures:
+        count = f"{len(results.failures)} of {results.total} cases failed: "
+        return {"rejected": count + str(results.failures[0])}, b""
+    return {"cases": results.total}, module
+
+
+def _limit(cpu_s: int, memory_bytes: int) -> None:
+    """Bound this process. Address space is left alone: wasmtime reserves gigabytes that it never touches."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # first a signal that says why, then one that is sure
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Mapping[str, Any], bytes]:
+    command = [sys.executable, "-I", "-m", "exequatur", "pdp", "prove", str(limits.cpu_s), str(limits.memory_bytes)]
+    # What others have put into our environment is none of the bundle's business.
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    try:
+        done = subprocess.run(
+            command, input=data, capture_output=True, timeout=limits.wall_s, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleRejected(f"it was not proved within {limits.wall_s:g} s") from None
+    except OSError as error:
+        raise BundleRejected(f"no process to prove it: {(error.strerror or str(error)).lower()}") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise BundleRejected(f"it used more than {limits.cpu_s} s of processor time to be proved")
+    if done.returncode < 0:
+        raise BundleRejected(f"the bundle killed the process that proved it (signal {-done.returncode})")
+    line, newline, module = done.stdout.partition(b"\n")
+    if done.returncode != 0 or not newline:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise BundleRejected(
+            f"the process that proved the bundle ended with exit code {done.returncode}: {sentence(said) or 'silently'}"
+        )
+    return json.loads(line), module
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all, for our eyes alone."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    return path

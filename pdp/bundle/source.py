@@ -1,0 +1,189 @@
+"""Where bundles come from: one file, or a folder in which the highest valid sequence wins.
+
+Rules: a look never raises; what is wrong with a file is said once, not each second; a file that somebody may still be
+writing is looked at once more before it is called broken, or taken unsigned; older bundles may lie about, they only
+lose; a sequence that two different bundles claim is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from exequatur.trust.archive import LIMITS
+from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
+from exequatur.trust.errors import EquivocationError, FormatError, NotYetValidError, RollbackError, TrustError
+from exequatur.trust.keys import BundleKeys, parse_public_keys
+
+ENDINGS: Final = (".tar.gz", ".tgz", ".tar")
+_KEY_BYTES: Final = 64 * 1024
+
+_Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A bundle whose signature holds and whose time has come. What is inside is not proved yet."""
+
+    path: Path
+    data: bytes
+    bundle: VerifiedBundle
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look gave: the bundle to serve next, if any, and what was newly found to be wrong."""
+
+    found: Found | None
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is known of a file as it was at `stamp`: a bundle (without its files), or a fault."""
+
+    stamp: _Stamp
+    bundle: VerifiedBundle | None
+    fault: str = ""
+    settled: bool = False
+    """Seen twice with this stamp: nobody is writing it."""
+    early: bool = False
+    """Its time may come."""
+
+
+class Source:
+    """Looks for the bundle to serve. `keys` None takes what nobody signed."""
+
+    def __init__(self, path: Path, keys: BundleKeys | None, *, tenant: str = "default") -> None:
+        """Look at `path`, a file or a folder; nothing is read yet."""
+        self._path, self._keys, self._tenant = path, keys, tenant
+        self._files: dict[Path, _File] = {}
+        self._said: set[str] = set()
+        self._refused: set[bytes] = set()
+
+    def refuse(self, digest: bytes) -> None:
+        """Never give this bundle again: it could not be proved."""
+        self._refused.add(digest)
+
+    def look(self, *, now: datetime, floor: Floor | None, serving: bytes = b"") -> Look:
+        """Look once; `floor` is the newest that was ever served, `serving` the digest of what is served now.
+
+        Gives a bundle only if it should take the place of what is served. Blocks to read files that are new.
+        """
+        faults: list[str] = []
+        paths = self._paths(faults)
+        self._files = {path: self._look_at(path, self._files.get(path), now) for path in paths}
+        faults += [file.fault for file in self._files.values() if file.fault and (file.settled or file.early)]
+        best = self._best(floor, faults)
+        found = None
+        if best is not None and best[1].digest != serving:
+            found = self._open(*best, now=now)
+        new = tuple(fault for fault in faults if fault not in self._said)
+        self._said = set(faults)
+        return Look(found, new)
+
+    def _paths(self, faults: list[str]) -> list[Path]:
+        try:
+            if not self._path.is_dir():
+                return [self._path]
+            paths = [path for path in self._path.iterdir() if path.name.endswith(ENDINGS) and path.name[0] != "."]
+        except OSError as error:
+            faults.append(f"`{self._path}`: {_cannot_read(error)}")
+            return []
+        if not paths:
+            faults.append(f"`{self._path}` holds no bundle: put a signed `*.tar.gz` there")
+        return sorted(paths)
+
+    def _look_at(self, path: Path, before: _File | None, now: datetime) -> _File:
+        """Bring what is known of one file up to date; a file that is known and has not changed is not read."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            return _File((0, 0, 0, 0), None, f"`{path.name}`: {_cannot_read(error)}", settled=True)
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+        same = before is not None and before.stamp == stamp
+        if before is not None and same and before.settled and not before.early and not _is_over(before.bundle, now):
+            return before
+        try:
+            bundle = open_bundle(read_archive_file(path), self._keys, now=now, tenant=self._tenant)
+        except TrustError as error:
+            early = isinstance(error, NotYetValidError)
+            return _File(stamp, None, f"`{path.name}`: {error}", settled=same, early=early)
+        return _File(stamp, replace(bundle, files={}), settled=same or bundle.signed)
+
+    def _best(self, floor: Floor | None, faults: list[str]) -> tuple[Path, VerifiedBundle] | None:
+        """Choose among the files that are good: the highest sequence; unsigned, the newest file."""
+        good = [(path, file.bundle, file.stamp) for path, file in self._files.items() if file.bundle and file.settled]
+        for path, bundle, _ in sorted(good, key=lambda item: (item[1].sequence, item[2]), reverse=True):
+            if bundle.digest in self._refused:
+                continue
+            try:
+                if bundle.signed:
+                    _check_place(bundle, (other for _, other, _ in good), floor)
+            except TrustError as error:
+                faults.append(f"`{path.name}`: {error}")
+                if isinstance(error, RollbackError):
+                    return None  # what comes after is older still, and nobody needs to be told
+                continue
+            return path, bundle
+        return None
+
+    def _open(self, path: Path, bundle: VerifiedBundle, *, now: datetime) -> Found | None:
+        """Read the chosen file; None if it is another one by now, which the next look will see."""
+        try:
+            data = read_archive_file(path)
+            again = open_bundle(data, self._keys, now=now, tenant=self._tenant)
+        except TrustError:
+            return None
+        return Found(path, data, again) if again.digest == bundle.digest else None
+
+
+def open_bundle(
+    data: bytes, keys: BundleKeys | None, *, now: datetime, tenant: str = "default", floor: Floor | None = None
+) -> VerifiedBundle:
+    """Verify an archive; `keys` None takes what nobody signed, for any tenant. Raises `TrustError`."""
+    if keys is None:
+        return replace(unsafe_read_unsigned(data), tenant=tenant)
+    return verify(data, keys, now=now, tenant=tenant, floor=floor)
+
+
+def read_archive_file(path: Path) -> bytes:
+    """Read a bundle, never more of it than an archive may have; raises `FormatError`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(LIMITS.archive_bytes + 1)
+    except OSError as error:
+        raise FormatError(_cannot_read(error)) from None
+
+
+def read_keys(folder: Path) -> BundleKeys:
+    """Read a folder of public keys, all but hidden files; raises `TrustError`."""
+    files: dict[str, bytes] = {}
+    path = folder
+    try:
+        for path in sorted(folder.iterdir()):
+            if not path.name.startswith("."):
+                with path.open("rb") as file:
+                    files[path.name] = file.read(_KEY_BYTES)
+    except OSError as error:
+        raise FormatError(f"`{path}`: {_cannot_read(error)}") from None
+    return parse_public_keys(files)
+
+
+def _check_place(bundle: VerifiedBundle, good: Iterable[VerifiedBundle], floor: Floor | None) -> None:
+    check_floor(bundle, floor)
+    if floor is not None and floor.sequence == bundle.sequence:
+        return  # its digest was compared: it is the one that was served
+    if any(other.sequence == bundle.sequence and other.digest != bundle.digest for other in good):
+        raise EquivocationError(f"sequence {bundle.sequence} is there twice, with other content: sign one anew")
+
+
+def _is_over(bundle: VerifiedBundle | None, now: datetime) -> bool:
+    return bundle is not None and now >= bundle.expires_at
+
+
+def _cannot_read(error: OSError) -> str:
+    return f"it cannot be read: {(error.strerror or str(error)).lower()}"
