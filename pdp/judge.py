@@ -25,6 +25,10 @@ from pdp.model import Decision, Effect, Reason, ReasonKind, Reservation, Session
 RESERVATION_TTL: Final = timedelta(minutes=10)
 """How long money is held for an action that is never settled: longer than a tool call, shorter than a run."""
 
+REASONS: Final = 16
+ERRORS: Final = 8
+"""How many reasons and errors a decision carries: each is a sentence of up to 500 characters, a record 60 KiB."""
+
 NO_SESSION: Final = "no session with this id is bound to this enforcer and agent instance"
 NO_OPEN_SESSION: Final = "this agent instance has no open session at this enforcer: its orchestrator opens one"
 
@@ -69,7 +73,8 @@ def judge(
     try:
         _in_force(snapshot, action, now)
         agent = _who(action, snapshot, enforcer)
-        run = _which_run(action, session, enforcer, now)
+        run = _which_run(action, session, enforcer)
+        _may_go_on(run, now)
         tool, resource = _known_tool(action, run, snapshot)
         verdict = snapshot.judge(
             Facts(
@@ -83,8 +88,7 @@ def judge(
                 door="enforced" if door_enforced else "cooperative",
             )
         )
-        if not verdict.reasons:
-            verdict = _failed("the policy engines gave no reason")
+        verdict = _bounded(verdict)
         if verdict.effect.may_run:
             amount = max(tool.price_microusd, action.claims.cost_estimate_microusd)
             after = _take(run, tool, amount)
@@ -218,7 +222,7 @@ def record_of(
 
 def rfc3339(time: datetime) -> str:
     """Write a time as records have it: UTC, to the microsecond."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _in_force(snapshot: Snapshot, action: Action, now: datetime) -> None:
@@ -239,15 +243,19 @@ def _who(action: Action, snapshot: Snapshot, enforcer: str) -> Agent:
     return agent
 
 
-def _which_run(action: Action, session: Session | None, enforcer: str, now: datetime) -> Session:
-    """Step 3: the session is this enforcer's and this instance's, open, and has steps left."""
+def _which_run(action: Action, session: Session | None, enforcer: str) -> Session:
+    """Step 3: the session is this enforcer's and this instance's; whether another one exists is nobody's business."""
     if session is None or not belongs(action, session, enforcer):
         raise _Refused(ReasonKind.INVALID, NO_SESSION if action.session else NO_OPEN_SESSION)
+    return session
+
+
+def _may_go_on(session: Session, now: datetime) -> None:
+    """Step 3, still: it is open and has steps left."""
     if not is_open(session, now):
         raise _Refused(ReasonKind.INVALID, "the session is over: its orchestrator opens a new one")
     if session.steps >= session.max_steps:
         raise _Refused(ReasonKind.EXHAUSTED, f"the session's {session.max_steps} steps are used up")
-    return session
 
 
 def _known_tool(action: Action, session: Session, snapshot: Snapshot) -> tuple[Tool, Resource]:
@@ -270,6 +278,15 @@ def _take(session: Session, tool: Tool, amount_microusd: int) -> Session:
     if not has_room(session, amount_microusd):
         raise _Refused(ReasonKind.EXHAUSTED, f"the session's budget has no room for {amount_microusd} micro-USD more")
     return reserve(session, tool.full, tool.labels, amount_microusd)
+
+
+def _bounded(verdict: Verdict) -> Verdict:
+    """Keep what a record can hold, the strictest first; a verdict without a reason is no verdict."""
+    if not verdict.reasons:
+        return _failed("the policy engines gave no reason")
+    if len(verdict.reasons) <= REASONS and len(verdict.errors) <= ERRORS:
+        return verdict
+    return replace(verdict, reasons=verdict.reasons[:REASONS], errors=verdict.errors[:ERRORS])
 
 
 def _failed(text: str) -> Verdict:

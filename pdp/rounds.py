@@ -21,6 +21,7 @@ from pdp.control.sessions import (
     Fate,
     Held,
     InvalidError,
+    LateError,
     NotFoundError,
     Report,
     UnavailableError,
@@ -29,7 +30,8 @@ from pdp.control.sessions import (
     in_scope,
     open_session,
 )
-from pdp.control.store import AnswerKey, Changes
+from pdp.control.store import Changes
+from pdp.control.tables import AnswerKey
 from pdp.engine.snapshot import Snapshot
 from pdp.ids import RANDOM_BYTES, uuid7
 from pdp.judge import RESERVATION_TTL, belongs, digest, failed, judge, record_of, rfc3339, timed
@@ -58,12 +60,17 @@ class Round:
     results: list[Result | ControlError] = field(default_factory=list)
     records: list[dict[str, Json]] = field(default_factory=list)
 
-    def serve(self, requests: Sequence[Request]) -> None:
-        """Serve all requests in order; raises `StoreError` when the store fails."""
+    def serve(self, requests: Sequence[Request], deadlines: Sequence[float | None]) -> None:
+        """Serve all requests in order, but those whose deadline (monotonic) has passed when their turn comes.
+
+        Raises `StoreError` when the store fails.
+        """
         self._fetch(requests)
         self.charge_overdue(self.book.holding())
-        for request in requests:
+        for request, deadline in zip(requests, deadlines, strict=True):
             try:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise LateError("the call's deadline passed before it was judged")
                 self.results.append(self._serve(request))
             except ControlError as error:
                 self.results.append(error)

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from exequatur.spool import SpoolError
 from exequatur.trust.canonical import Json
 from pdp.control.book import Book
-from pdp.control.sessions import BusyError, ControlError, LateError, UnavailableError
+from pdp.control.sessions import BusyError, ControlError, UnavailableError
 from pdp.control.store import RaceError, Store, StoreError, View
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
@@ -158,29 +158,21 @@ class Conveyor:
             return jobs, False
         return jobs, True
 
-    def _serve(self, jobs: Sequence[_Job]) -> list[Result | ControlError]:
-        now = time.monotonic()
-        late = [job.answer.cancelled() or (job.deadline is not None and now >= job.deadline) for job in jobs]
-        results = iter(self._serve_all([job.request for job, is_late in zip(jobs, late, strict=True) if not is_late]))
-        return [
-            LateError("the call's deadline passed before it was judged") if is_late else next(results)
-            for is_late in late
-        ]
-
-    def _serve_all(self, requests: Sequence[Request]) -> Sequence[Result | ControlError]:
-        """Judge, write and record one round; whatever fails, each request gets a result."""
-        if not requests:
-            return ()
+    def _serve(self, jobs: Sequence[_Job]) -> Sequence[Result | ControlError]:
+        """Judge, write and record one round; whatever fails, each job gets a result."""
+        requests = [job.request for job in jobs]
+        # Whoever stopped waiting is late.
+        deadlines = [float("-inf") if job.answer.cancelled() else job.deadline for job in jobs]
         try:
-            done = self._commit(lambda round_: round_.serve(requests))
+            done = self._commit(lambda round_: round_.serve(requests, deadlines))
         except StoreError as error:
             self._metrics.store_errors.inc()
             log.error("the store failed: %s", error)  # noqa: TRY400  the sentence says it all
             return self._deny(requests, NOT_STORED)
         except Exception:
             log.exception("a round of %d failed", len(requests))
-            if len(requests) > 1:  # nothing was written: find the one that is to blame
-                return [self._serve_all([request])[0] for request in requests]
+            if len(jobs) > 1:  # nothing was written: find the one that is to blame
+                return [self._serve([job])[0] for job in jobs]
             return self._deny(requests, "an internal error")
         if not self._record(done.records):
             self._undo(done)

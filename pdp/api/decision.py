@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, cast
 
+from exequatur.action import Action
 from exequatur.transport import Handler, Peer
 from exequatur.v1 import decision_pb2
 from pdp.api.calls import Calls
@@ -49,7 +50,7 @@ class DecisionApi:
                 raise InvalidError(f"a batch has 1 to {BATCH_ITEMS} actions, this one has {len(request.actions)}")  # noqa: TRY301
         except InvalidError as error:
             raise await self._calls.refuse(error, "AuthorizeBatch", message, peer, seconds_left) from None
-        items = []
+        items: list[Action | Broken] = []
         for item in request.actions:
             try:
                 items.append(action_of(item))

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from datetime import datetime
 
 from pdp.control.sessions import Fate, Held, NotFoundError, finish, unfinish
-from pdp.control.store import AnswerKey, Changes, Instance, View
+from pdp.control.store import Changes, View
+from pdp.control.tables import AnswerKey, Instance
 from pdp.model import Reservation, Session
 
 

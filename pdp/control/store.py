@@ -22,21 +22,19 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from exequatur.trust.bundle import Floor
 from pdp.control import tables
-from pdp.control.sessions import Fate, Held
+from pdp.control.sessions import Held
+from pdp.control.tables import AnswerKey, Instance
 from pdp.model import Reservation, Session
 
 SCHEMA_VERSION: Final = 1
 BUSY_MS: Final = 5000
 """How long to wait for a lock that our lock file does not guard (a backup, say), in milliseconds."""
 
+KNOWN: Final = 4096
+"""How many sessions are kept as values, each in the version that was read: some kilobytes each."""
+
 KEEP: Final = timedelta(days=1)
 """How long what is over is kept, so that a late caller is told what happened."""
-
-AnswerKey = tuple[str, bytes, str]
-"""Session id, action digest, idempotency key."""
-
-Instance = tuple[str, str, str]
-"""Tenant, agent, instance."""
 
 
 class StoreError(Exception):
@@ -65,24 +63,25 @@ class Changes:
 class View:
     """One consistent reading of the store."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, known: dict[str, Session]) -> None:
         self._connection = connection
+        self._known = known
 
     def sessions(self, ids: Collection[str]) -> dict[str, Session]:
         """Read sessions by id."""
         rows = self._rows(tables.SESSION_BY_ID, ids=list(ids)) if ids else ()
-        return {row.id: tables.session_of(row) for row in rows}
+        return {row.id: self._session(row) for row in rows}
 
     def open_sessions(self, instances: Collection[Instance]) -> dict[Instance, Session]:
         """Read the sessions of `instances` that nobody has closed; they may have expired."""
-        rows = self._rows(tables.SESSION_BY_INSTANCE, instances=list(instances)) if instances else ()
-        return {(row.tenant, row.agent, row.instance): tables.session_of(row) for row in rows}
+        keys = [tables.instance_key(instance) for instance in instances]
+        rows = self._rows(tables.SESSION_BY_INSTANCE, keys=keys) if keys else ()
+        return {(row.tenant, row.agent, row.instance): self._session(row) for row in rows}
 
     def last_session(self, instance: Instance) -> Session | None:
         """Read the newest session of an instance, over or not."""
-        tenant, agent, name = instance
-        rows = self._rows(tables.LAST_SESSION, tenant=tenant, agent=agent, instance=name)
-        return tables.session_of(rows[0]) if rows else None
+        rows = self._rows(tables.LAST_SESSION, key=tables.instance_key(instance))
+        return self._session(rows[0]) if rows else None
 
     def reservations(self, decision_ids: Collection[str]) -> dict[str, Held]:
         """Read reservations by their decision's id."""
@@ -103,8 +102,18 @@ class View:
 
     def answers(self, keys: Collection[AnswerKey]) -> dict[AnswerKey, bytes]:
         """Read the answers that were given to idempotency keys."""
-        rows = self._rows(tables.ANSWER_BY_KEY, keys=list(keys)) if keys else ()
-        return {(row.session, row.digest, row.key): row.answer for row in rows}
+        columns = {tables.answer_key(key): key for key in keys}
+        rows = self._rows(tables.ANSWER_BY_KEY, keys=list(columns)) if keys else ()
+        return {columns[row.answer_key]: row.answer for row in rows}
+
+    def _session(self, row: Any) -> Session:
+        """Read a session; one whose version we have seen is not taken apart again."""
+        known = self._known.get(row.id)
+        if known is None or known.version != row.version:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            known = self._known[row.id] = tables.session_of(row)
+        return known
 
     def _rows(self, statement: sa.Executable, **parameters: Any) -> Sequence[Any]:
         with _store_errors():
@@ -125,8 +134,8 @@ class Writing(View):
                 self._connection.execute(
                     sa.insert(tables.ANSWERS),
                     [
-                        {"session": s, "digest": d, "key": k, "decision_id": i, "answer": a}
-                        for (s, d, k), (i, a) in changes.answers.items()
+                        {"answer_key": tables.answer_key(key), "session": key[0], "decision_id": made, "answer": answer}
+                        for key, (made, answer) in changes.answers.items()
                     ],
                 )
 
@@ -168,6 +177,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         """Open `folder/store.sqlite`; raises `StoreError`."""
+        self._known: dict[str, Session] = {}
         self._engine = sa.create_engine(
             f"sqlite:///{folder / 'store.sqlite'}",
             poolclass=sa.pool.StaticPool,
@@ -191,13 +201,13 @@ class Store:
     def reading(self) -> Iterator[View]:
         """Read one consistent state, without waiting for writers."""
         with self._transaction("BEGIN") as connection:
-            yield View(connection)
+            yield View(connection, self._known)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:
         """Read and write alone; what was written is durable when the context ends, and undone if it raises."""
         with self._writing() as connection:
-            yield Writing(connection)
+            yield Writing(connection, self._known)
 
     def floor(self, tenant: str) -> Floor | None:
         """Read the newest bundle that was accepted for `tenant`."""

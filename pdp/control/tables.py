@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -17,11 +17,18 @@ from pdp.model import Intent, Reservation, Session
 
 META: Final = sa.MetaData()
 
+AnswerKey: TypeAlias = tuple[str, bytes, str]
+"""Session id, action digest, idempotency key."""
+
+Instance: TypeAlias = tuple[str, str, str]
+"""Tenant, agent, instance."""
+
 SESSIONS: Final = sa.Table(
     "sessions",
     META,
     sa.Column("number", sa.Integer, primary_key=True),  # the order of opening, whatever the clock said
     sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("instance_key", sa.Text, nullable=False),
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("agent", sa.Text, nullable=False),
     sa.Column("instance", sa.Text, nullable=False),
@@ -39,14 +46,12 @@ SESSIONS: Final = sa.Table(
     sa.Column("labels_json", sa.Text, nullable=False),
     sa.Column("calls_json", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Index("sessions_of_instance", "tenant", "agent", "instance", "number"),
+    sa.Index("sessions_of_instance", "instance_key", "number"),
 )
 # At most one session of an instance is not closed: the database says so too.
 sa.Index(
     "sessions_open",
-    SESSIONS.c.tenant,
-    SESSIONS.c.agent,
-    SESSIONS.c.instance,
+    SESSIONS.c.instance_key,
     unique=True,
     sqlite_where=SESSIONS.c.closed_at.is_(None),
 )
@@ -68,9 +73,8 @@ sa.Index("reservations_held", RESERVATIONS.c.expires_at, sqlite_where=RESERVATIO
 ANSWERS: Final = sa.Table(
     "answers",
     META,
-    sa.Column("session", sa.Text, primary_key=True),
-    sa.Column("digest", sa.LargeBinary, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("answer_key", sa.LargeBinary, primary_key=True),
+    sa.Column("session", sa.Text, nullable=False),
     sa.Column("decision_id", sa.Text, nullable=False),
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
@@ -85,16 +89,11 @@ FLOORS: Final = sa.Table(
 
 SESSION_BY_ID: Final = sa.select(SESSIONS).where(SESSIONS.c.id.in_(sa.bindparam("ids", expanding=True)))
 SESSION_BY_INSTANCE: Final = sa.select(SESSIONS).where(
-    SESSIONS.c.closed_at.is_(None),
-    sa.tuple_(SESSIONS.c.tenant, SESSIONS.c.agent, SESSIONS.c.instance).in_(sa.bindparam("instances", expanding=True)),
+    SESSIONS.c.closed_at.is_(None), SESSIONS.c.instance_key.in_(sa.bindparam("keys", expanding=True))
 )
 LAST_SESSION: Final = (
     sa.select(SESSIONS)
-    .where(
-        SESSIONS.c.tenant == sa.bindparam("tenant"),
-        SESSIONS.c.agent == sa.bindparam("agent"),
-        SESSIONS.c.instance == sa.bindparam("instance"),
-    )
+    .where(SESSIONS.c.instance_key == sa.bindparam("key"))
     .order_by(SESSIONS.c.number.desc())
     .limit(1)
 )
@@ -108,9 +107,7 @@ OVERDUE: Final = (
     .limit(sa.bindparam("limit"))
 )
 OVERDUE_OF: Final = OVERDUE.where(RESERVATIONS.c.session.in_(sa.bindparam("sessions", expanding=True)))
-ANSWER_BY_KEY: Final = sa.select(ANSWERS).where(
-    sa.tuple_(ANSWERS.c.session, ANSWERS.c.digest, ANSWERS.c.key).in_(sa.bindparam("keys", expanding=True))
-)
+ANSWER_BY_KEY: Final = sa.select(ANSWERS).where(ANSWERS.c.answer_key.in_(sa.bindparam("keys", expanding=True)))
 REPLACE_SESSION: Final = (
     sa.update(SESSIONS)
     .where(SESSIONS.c.id == sa.bindparam("b_id"), SESSIONS.c.version == sa.bindparam("b_version"))
@@ -153,10 +150,22 @@ def time_of(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def instance_key(instance: Instance) -> str:
+    """Write an instance as one column: SQLite searches no index for a list of triples."""
+    return json.dumps(instance)
+
+
+def answer_key(key: AnswerKey) -> bytes:
+    """Write an answer's key as one column, for the same reason; ids and digests have one length each."""
+    session, digest, idempotency_key = key
+    return session.encode() + digest + idempotency_key.encode()
+
+
 def session_row(session: Session) -> dict[str, Any]:
     """Write a whole session, as it is opened."""
     return {
         "id": session.id,
+        "instance_key": instance_key((session.tenant, session.agent, session.instance)),
         "tenant": session.tenant,
         "agent": session.agent,
         "instance": session.instance,

@@ -1,0 +1,137 @@
+"""The decision point's composition root: the supervisor, its workers, and the printing of settings.
+
+Rules: nothing listens before everything is built. The supervisor takes the port first, without sharing, so that a
+taken port is an error (exit code 69), and then keeps it for its workers. Stopping is in order: no longer ready, finish
+what was accepted, let the ledger have it, close; what remains is on disk, and the last line says how much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from exequatur import daemon, transport
+from exequatur.settings import SettingsError, describe
+from pdp.control.store import Store, StoreError
+from pdp.serving import Orders, identity, keys_of, work
+from pdp.settings import PdpSettings
+from pdp.supervisor import Worker, environ_for_workers, supervise, watch
+
+log = logging.getLogger(__name__)
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Run until SIGTERM; returns the exit code."""
+    settings = _load(argv)
+    if settings is None:
+        return daemon.CONFIG
+    daemon.configure_logging(settings.log_level)
+    return daemon.run(lambda stop: _supervise(settings, stop))
+
+
+def config(argv: Sequence[str]) -> int:
+    """Print the settings in force; returns the exit code."""
+    settings = _load(argv)
+    if settings is None:
+        return daemon.CONFIG
+    sys.stdout.write(describe(settings))
+    return daemon.OK
+
+
+def worker(_: Sequence[str]) -> int:
+    """Run one worker, as the supervisor on standard input says; returns the exit code."""
+    # Standard output is for the supervisor alone: what a native library prints goes to the log.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    async def main(stop: asyncio.Event) -> None:
+        commands = asyncio.StreamReader(limit=2**20)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(commands), sys.stdin.buffer
+        )
+        if not (line := await commands.readline()):
+            return
+        start = json.loads(line)
+        settings = PdpSettings(**start["settings"])
+        daemon.configure_logging(settings.log_level)
+
+        def tell(message: Mapping[str, Any]) -> None:
+            replies.write(json.dumps(message) + "\n")
+
+        await work(settings, start["number"], start["address"], Orders(settings, commands, tell), stop)
+
+    return daemon.run(main)
+
+
+def _load(argv: Sequence[str]) -> PdpSettings | None:
+    try:
+        return PdpSettings.load(argv, os.environ)
+    except SettingsError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
+        return None
+
+
+async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
+    workers = [f"worker {number}" for number in range(settings.workers)]
+    ready = daemon.Ready("first bundle", *workers)
+    identity(settings)
+    keys = keys_of(settings)
+    lock = _own(settings.state)
+    try:
+        held, address = transport.hold_port(settings.listen)
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
+    metrics = settings.state / "metrics"
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(mode=0o700)
+    try:
+        store = Store(settings.state)
+    except StoreError as error:
+        raise daemon.StartError(str(error)) from None
+    start = {"settings": settings.model_dump(mode="json"), "address": address}
+
+    def gone(pid: int) -> None:
+        mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
+
+    crew = [Worker(number, start, ready, environ_for_workers(metrics), gone) for number in range(settings.workers)]
+    async with daemon.http(settings.http, ready, lambda: _registry(metrics)):
+        watching = watch(settings, keys, store, crew, ready)
+        await supervise(crew, watching, stop, ready, settings.drain_grace_s)
+    store.close()
+    held.close()
+    os.close(lock)
+    log.info("stopped")
+
+
+def _registry(metrics: Path) -> CollectorRegistry:
+    """Collect what all workers have counted."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(metrics))  # type: ignore[no-untyped-call]
+    return registry
+
+
+def _own(state: Path) -> int:
+    """Make the state folder ours alone, and see that no other decision point uses it. Raises `StartError`."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if state.stat().st_uid != os.getuid() or state.stat().st_mode & 0o022:
+            raise daemon.StartError(f"`{state}` must belong to this user and be writable by nobody else")
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise daemon.StartError(f"`{state}` is in use by another decision point") from None
+    except OSError as error:
+        raise daemon.StartError(f"`{state}` cannot be used: {(error.strerror or '').lower()}") from None
+    return lock

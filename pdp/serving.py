@@ -1,0 +1,227 @@
+"""One worker: a snapshot, a conveyor, a listener, and the way of its records to the ledger.
+
+Rules: it does what the supervisor says on standard input, one JSON object a line, and ends when that ends; it
+verifies again what it is told to serve, and that it is the very bundle that was proved; standard output is for the
+supervisor alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+
+from exequatur import daemon, transport
+from exequatur.client import LedgerClient, Tls
+from exequatur.shipper import Shipper
+from exequatur.spool import Spool, SpoolError
+from exequatur.trust.errors import TrustError
+from exequatur.trust.keys import BundleKeys
+from pdp.api import decision, session
+from pdp.api.calls import Calls
+from pdp.bundle.loader import BundleRejected, load
+from pdp.bundle.source import read_keys
+from pdp.control.store import Store, StoreError
+from pdp.engine.snapshot import Snapshot
+from pdp.metrics import Metrics
+from pdp.rounds import Rules
+from pdp.settings import PdpSettings
+from pdp.worker import Conveyor
+
+log = logging.getLogger(__name__)
+
+SERVICES: Final = (decision.SERVICE, session.SERVICE)
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+async def work(settings: PdpSettings, number: int, address: str, orders: Orders, stop: asyncio.Event) -> None:
+    """Serve on `address` as worker `number` until `stop` is set or the orders end."""
+    stopped = asyncio.create_task(stop.wait())
+    first = asyncio.create_task(orders.next())
+    await asyncio.wait((first, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not first.done() or (snapshot := first.result()) is None:
+        first.cancel()
+        return
+    metrics = Metrics()
+    with ExitStack() as stack:
+        store, spools = _open(settings, number)
+        stack.callback(store.close)
+        for spool in spools:
+            stack.callback(spool.close)
+        rules = Rules(timedelta(seconds=settings.reservation_ttl_s), frozenset(settings.enforced))
+        conveyor = Conveyor(store, spools[0], snapshot, rules, metrics)
+        server = _listen(settings, address, conveyor, metrics)
+        shipping = _Shipping(settings, spools, metrics)
+        conveyor.start()
+        await server.start()
+        orders.listening(address)
+        ending = [
+            asyncio.create_task(_obey(orders, conveyor, metrics)),
+            asyncio.create_task(conveyor.ended.wait()),
+            stopped,
+        ]
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        for task in ending:
+            task.cancel()
+        await server.stop(settings.drain_grace_s)
+        await conveyor.stop()
+        await shipping.stop(settings.drain_grace_s)
+        log.info("worker %d stopped: %d records remain on disk", number, shipping.backlog)
+
+
+def keys_of(settings: PdpSettings) -> BundleKeys | None:
+    """Read who may sign bundles; None when nobody has to. Raises `StartError`."""
+    if settings.keys is None:
+        log.warning("unsafe: bundles that nobody signed are served, and every effect is at least WARN")
+        return None
+    try:
+        return read_keys(settings.keys)
+    except TrustError as error:
+        raise daemon.StartError(f"`{settings.keys}`: {error}") from None
+
+
+def identity(settings: PdpSettings) -> str:
+    """Name ourselves as the ledger will: by the SPIFFE ID in our certificate. Raises `StartError`."""
+    if settings.tls is None:
+        return transport.UNSAFE_PLAINTEXT
+    path = settings.tls.certificate
+    try:
+        names = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+        ids = [
+            uri
+            for uri in names.value.get_values_for_type(x509.UniformResourceIdentifier)
+            if uri.startswith("spiffe://")
+        ]
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        ids = []
+    if len(ids) != 1:
+        raise daemon.StartError(f"`{path}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
+    return ids[0]
+
+
+def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
+    """Open the store, our own spool, and those of workers that there were more of before: their records go up too."""
+    name = identity(settings)
+    left = [
+        path
+        for path in sorted(settings.state.glob("spool-*"))
+        if (index := int(path.name.removeprefix("spool-"))) >= settings.workers and index % settings.workers == number
+    ]
+    try:
+        return Store(settings.state), [
+            Spool.open(folder, identity=name) for folder in (settings.state / f"spool-{number}", *left)
+        ]
+    except (StoreError, SpoolError) as error:
+        raise daemon.StartError(str(error)) from None
+
+
+def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, metrics: Metrics) -> transport.Server:
+    calls = Calls(conveyor, metrics)
+    handlers = {
+        **decision.DecisionApi(calls).handlers(),
+        **session.SessionApi(calls, frozenset(settings.openers), frozenset(settings.auditors)).handlers(),
+    }
+    server = transport.Server(handlers, SERVICES, reuse_port=True)
+    try:
+        server.listen_tcp(address, settings.tls)
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
+    return server
+
+
+class Orders:
+    """What the supervisor orders to be served, one snapshot after another."""
+
+    def __init__(self, settings: PdpSettings, commands: asyncio.StreamReader, tell: Tell) -> None:
+        """Read orders from `commands`, and answer each by `tell`. Raises `StartError` for keys that do not load."""
+        self._keys = keys_of(settings)
+        self._tenant, self._commands, self._tell = settings.tenant, commands, tell
+
+    async def next(self) -> Snapshot | None:
+        """Wait for the next bundle that can be served; None once the orders have ended."""
+        while line := await self._commands.readline():
+            order = json.loads(line)["load"]
+            try:
+                snapshot = await asyncio.to_thread(self._load, order)
+            except (BundleRejected, OSError) as error:
+                self._tell({"refused": str(error)})
+            else:
+                self._tell({"loaded": snapshot.digest.hex(), "sequence": snapshot.sequence})
+                return snapshot
+        return None
+
+    def listening(self, address: str) -> None:
+        """Answer that we serve."""
+        self._tell({"listening": address})
+
+    def _load(self, order: Mapping[str, Any]) -> Snapshot:
+        """Load what was proved, as it was valid when it was proved; judging looks at the time again."""
+        module = Path(order["module"]).read_bytes() if order["module"] else None
+        proved_at = datetime.fromisoformat(order["proved_at"])
+        snapshot = load(Path(order["bundle"]), self._keys, now=proved_at, tenant=self._tenant, wasm_module=module)
+        if snapshot.digest.hex() != order["digest"]:
+            raise BundleRejected("it is not the bundle that was proved")
+        return snapshot
+
+
+async def _obey(orders: Orders, conveyor: Conveyor, metrics: Metrics) -> None:
+    """Serve each bundle that is ordered, until the orders end."""
+    metrics.sequence.set(conveyor.snapshot.sequence)
+    while (snapshot := await orders.next()) is not None:
+        conveyor.swap(snapshot)
+        metrics.sequence.set(snapshot.sequence)
+
+
+class _Shipping:
+    """The way of our spools' records to the ledger; without a ledger they stay where they are."""
+
+    def __init__(self, settings: PdpSettings, spools: list[Spool], metrics: Metrics) -> None:
+        self._spools = spools
+        self._stop = asyncio.Event()
+        self._client: LedgerClient | None = None
+        self._shippers: list[Shipper] = []
+        if settings.ledger is not None:
+            tls = settings.tls
+            self._client = LedgerClient(
+                settings.ledger,
+                tls=None if tls is None else Tls(tls.certificate, tls.key, tls.roots),
+                unsafe_plaintext=settings.unsafe_plaintext,
+            )
+            try:
+                self._shippers = [Shipper(s, self._client.append, log_key=settings.log_key) for s in spools]
+            except (OSError, TrustError) as error:
+                raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
+        self._tasks = [asyncio.create_task(shipper.run(self._stop)) for shipper in self._shippers]
+        self._tasks.append(asyncio.create_task(self._measure(metrics)))
+
+    @property
+    def backlog(self) -> int:
+        """How many records the ledger has not acknowledged."""
+        return sum(spool.last - spool.acknowledged for spool in self._spools)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the ledger have what is left, for at most `grace_s` seconds."""
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(shipper.drain(grace_s) for shipper in self._shippers))
+        if self._client is not None:
+            await self._client.close()
+
+    async def _measure(self, metrics: Metrics) -> None:
+        """Show the backlog each second: other processes read it from a file."""
+        while not self._stop.is_set():
+            metrics.backlog.set(self.backlog)
+            try:
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+            except TimeoutError:
+                continue

@@ -1,0 +1,122 @@
+"""A conveyor on a real store and a real spool, with a clock that the test sets."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judging import ENFORCER, HOUR, snapshot
+from policies import NOW
+
+from exequatur.spool import Spool
+from pdp.control.sessions import Report, Wish
+from pdp.control.store import Store
+from pdp.engine.snapshot import Snapshot
+from pdp.metrics import Metrics
+from pdp.model import Intent, Session
+from pdp.requests import Ask, Close, Open, Settle, Show
+from pdp.rounds import Rules
+from pdp.worker import Conveyor
+
+OPENER = "spiffe://example.com/orchestrator"
+
+
+@dataclass
+class Clock:
+    """The wall clock, as the test says."""
+
+    now: dt.datetime = NOW
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+
+@dataclass
+class Desk:
+    """A running conveyor and what it stands on."""
+
+    conveyor: Conveyor
+    store: Store
+    spool: Spool
+    clock: Clock
+    metrics: Metrics
+
+    async def ask(self, *items: Any, enforcer: str = ENFORCER, left: float | None = None) -> tuple[Any, ...]:
+        """Ask about actions; answers in order."""
+        return await self.conveyor.submit(Ask(items, enforcer), left)
+
+    async def open(self, **changes: Any) -> Session:
+        """Open a session of `coder`."""
+        return await self.conveyor.submit(Open(wish(**changes), OPENER))
+
+    async def close(self, session: str, tenant: str = "default") -> Session:
+        """Close a session."""
+        return await self.conveyor.submit(Close(tenant, session, OPENER))
+
+    async def show(self, session: str = "", caller: str = ENFORCER, sees_all: bool = False) -> Any:
+        """Show a session."""
+        return await self.conveyor.submit(Show("default", session, "coder", "i1", caller, sees_all))
+
+    async def settle(
+        self, decision: str, report: Report = Report.EXECUTED, cost: int | None = None, enforcer: str = ENFORCER
+    ) -> int:
+        """Settle a decision."""
+        return await self.conveyor.submit(Settle("default", decision, enforcer, report, cost))
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Read what is on record, all of it or of one kind."""
+        found = [json.loads(data) for data in self.spool.read(1, 1_000_000)]
+        return [record for record in found if kind is None or record["kind"] == kind]
+
+    def stored(self, session: str) -> Session:
+        """Read a session as the store has it."""
+        with self.store.reading() as view:
+            return view.sessions([session])[session]
+
+
+def wish(**changes: Any) -> Wish:
+    """Give the wish for a session of `coder`."""
+    fields: dict[str, Any] = {
+        "tenant": "default",
+        "agent": "coder",
+        "instance": "i1",
+        "enforcer": ENFORCER,
+        "lifetime": HOUR,
+        "max_steps": 100,
+        "budget_microusd": 10_000,
+        "subject": "anna@example.com",
+        "intent": Intent("fix-issue", "T-1", ("code",)),
+        "scope": ("git/*",),
+        **changes,
+    }
+    return Wish(**fields)
+
+
+@contextlib.asynccontextmanager
+async def desk(
+    folder: Path,
+    policy: Snapshot | None = None,
+    *,
+    rules: Rules | None = None,
+    name: str = "spool",
+    journal: Any = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[Desk]:
+    """Run a conveyor in `folder` while the context lasts."""
+    clock = clock or Clock()
+    store, spool, metrics = Store(folder), Spool.open(folder / name, identity="test"), Metrics()
+    conveyor = Conveyor(
+        store, journal(spool) if journal else spool, policy or snapshot(), rules or Rules(), metrics, clock=clock
+    )
+    conveyor.start()
+    try:
+        yield Desk(conveyor, store, spool, clock, metrics)
+    finally:
+        await conveyor.stop()
+        store.close()
+        spool.close()
