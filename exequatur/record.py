@@ -1,11 +1,14 @@
-"""A record: one canonical JSON object, with the writer that numbered it. What an auditor reads, and what is hashed.
+"""Records: what the ledger keeps, one RFC 8785 object each, numbered by its writer.
 
-Rules: records hold who, which tool, digests, effect, policies, errors, latency and cost, never an argument's value; the
-bytes are RFC 8785, so that one record has one form.
+Rules: a record holds no argument's value, only digests; every record carries `v`, `writer`, `number` and `kind`; none
+is over `RECORD_BYTES`, and one that would be is shortened and says so: a record is never left out.
+
+Kinds: `decision`, `repeat`, `settlement`, `charged`, `session`, `refused` (decision point); `outcome` (sidecar).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,38 +16,67 @@ from exequatur.trust.canonical import Json, JsonError, JsonLimits, canonical, pa
 
 VERSION: Final = 1
 RECORD_BYTES: Final = 60 * 1024
-"""The largest record: an entry of a C2SP entry bundle has at most 65,535 bytes."""
+"""The largest record, in bytes; an entry of a C2SP bundle has at most 65,535."""
 
-LIMITS: Final = JsonLimits(bytes=RECORD_BYTES)
-KINDS: Final = frozenset({"decision", "repeat", "settlement", "charged", "session", "refused", "outcome"})
+_OURS: Final = ("v", "writer", "number")
+_LIMITS: Final = JsonLimits(bytes=RECORD_BYTES, keys=RECORD_BYTES)
+_KEPT_BYTES: Final = 512  # of a member of a record that is too large
+_KEPT_MEMBERS: Final = 40
 
 
 class RecordError(ValueError):
-    """Bytes that are no record, and why."""
+    """Something that is no record: one sentence."""
 
 
 def encode(record: Mapping[str, Json], *, writer: str, number: int) -> bytes:
-    """Give the bytes of `record` as number `number` of `writer`; raises `RecordError` for what cannot be recorded."""
+    """Make the bytes that are kept; raises `RecordError` for what has no canonical form or no kind.
+
+    A record that is too large keeps its small members; the names of the others are in `left_out`, and `whole` has the
+    size and SHA-256 of what it was.
+    """
+    if taken := [name for name in _OURS if name in record]:
+        raise RecordError(f"a record must leave `{taken[0]}` to its spool")
+    if not isinstance(record.get("kind"), str):
+        raise RecordError("a record must have a `kind`")
+    numbered: dict[str, Json] = {**record, "v": VERSION, "writer": writer, "number": number}
     try:
-        data = canonical({**record, "v": VERSION, "writer": writer, "number": number})
+        data = canonical(numbered)
+        if len(data) > RECORD_BYTES:
+            data = canonical(_shorten(numbered, data))
+        if data.count(b"{") + data.count(b"[") > _LIMITS.depth:  # near the limit: would the ledger read it?
+            parse(data, _LIMITS)
     except JsonError as error:
-        raise RecordError(str(error)) from None
-    if len(data) > RECORD_BYTES:
-        raise RecordError(f"a record of {len(data)} bytes: at most {RECORD_BYTES} are taken")
+        raise RecordError(f"the record cannot be written: {error}") from None
     return data
 
 
 def decode(data: bytes) -> dict[str, Json]:
-    """Read a record back; raises `RecordError`."""
+    """Read one record, strictly; raises `RecordError` for anything that `encode` would not have made."""
     try:
-        record = parse(data, LIMITS)
-        if not isinstance(record, dict) or canonical(record) != data:
+        value = parse(data, _LIMITS)
+        if not isinstance(value, dict) or canonical(value) != data:
             raise RecordError("a record must be one JSON object in canonical form")
     except JsonError as error:
-        raise RecordError(f"a record must be JSON: {error}") from None
-    writer, number, kind = record.get("writer"), record.get("number"), record.get("kind")
-    if record.get("v") != VERSION or not isinstance(writer, str) or not isinstance(number, int) or number < 1:
-        raise RecordError("a record must have `v`, `writer` and `number`")
-    if kind not in KINDS:
-        raise RecordError("a record must be of a known `kind`")
-    return record
+        raise RecordError(f"a record is not strict JSON: {error}") from None
+    if value.get("v") != VERSION or isinstance(value["v"], bool):
+        raise RecordError(f"a record must be of version {VERSION}")
+    writer, number, kind = value.get("writer"), value.get("number"), value.get("kind")
+    if not isinstance(writer, str) or not isinstance(kind, str):
+        raise RecordError("a record must name its `writer` and its `kind`")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise RecordError("a record must have a `number` from 1 on")
+    return value
+
+
+def _shorten(record: Mapping[str, Json], data: bytes) -> dict[str, Json]:
+    kept: dict[str, Json] = {}
+    left_out: list[Json] = []
+    for name, value in record.items():
+        small = len(kept) < _KEPT_MEMBERS and len(name) + len(canonical(value)) <= _KEPT_BYTES
+        if small or name in _OURS or name == "kind":
+            kept[name] = value
+        else:
+            left_out.append(name[:64])
+    kept["left_out"] = left_out[:64]
+    kept["whole"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return kept

@@ -1,382 +1,394 @@
-"""The durable journal of records: in a folder of segments, until the ledger has acknowledged them.
+"""A daemon's durable journal of the records that the ledger has not acknowledged yet.
 
-Rules: an append is one write of one frame and one fdatasync, and returns only after that; all of it is there after a
-crash, or none. Numbers go up by one from 1 and are never used twice. A torn frame at the very end was never answered
-for and is cut off when the folder is opened again; damage anywhere else is an error that names file and byte. Data
-whose fsync failed is cut away and never synced again: the kernel may have dropped it and say yes the second time.
+Rules:
+- `append_many` is one write and one sync; it returns after the sync, or raises and leaves nothing behind. After a crash
+  too, all of its records are there or none.
+- After a failed sync nothing is synced again: the file is given up, and the next append begins another one.
+- A file ends where the next one begins; what stands behind is left over from a write that failed.
+- A torn tail is what a crash leaves: reopening cuts it off. Damage before it is an error, never skipped.
+- A writer's numbers start at 1 and have no gaps; the last file always stays, so that no number is given out twice.
+- Nothing but the ledger's acknowledgement makes a record go away.
+
+In the folder: `spool.json` names the writer, `acknowledged` the last number that the ledger has, `<first number>.seg`
+holds records (`groups.py` says how), `lock` keeps other processes out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import struct
+import contextlib
+import json
+import logging
 import threading
-import uuid
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+from uuid import uuid4
 
-from exequatur import record
-from exequatur.trust.canonical import Json
+from exequatur.disk import Disk, lock_folder, reason, write_file
+from exequatur.groups import MARK, group_behind, read_group, write_group
+from exequatur.record import RecordError, encode
+from exequatur.trust.canonical import Json, JsonError, parse
+
+log = logging.getLogger(__name__)
 
 SEGMENT_BYTES: Final = 8 * 2**20
-"""When a segment is full: small enough to be removed soon, large enough that opening one is rare."""
-
-SPOOL_BYTES: Final = 2**30
-"""How much may wait for the ledger; beyond it appends fail, and so deny. About a million records."""
-
-_FRAME: Final = struct.Struct("<IIQI")
-"""Payload bytes, CRC-32 of number, count and payload, number of the first record, count of records."""
-
-_SIZE: Final = struct.Struct("<I")
+"""When a file is followed by the next: what is acknowledged is removed by whole files."""
 
 
 class SpoolError(Exception):
-    """Why records cannot be kept or read: one sentence for whoever runs the daemon."""
+    """Records could not be kept, or cannot be read back: one sentence, naming the folder or the file."""
+
+
+class UnwritableError(SpoolError):
+    """One of the records is none; nothing was wrong with the disk."""
 
 
 @dataclass(slots=True)
 class _Segment:
+    """A file of records: its first number, how many it has, and where the last of them ends, in bytes."""
+
     path: Path
     first: int
-    last: int
-    size: int
+    count: int = 0
+    end: int = len(MARK)
+
+    @property
+    def last(self) -> int:
+        return self.first + self.count - 1
 
 
 class Spool:
-    """One writer's journal in one folder, held by one process. Made by `open`; safe to use from several threads."""
+    """Records of one writer in one folder. Append from any thread; read and acknowledge from one at a time."""
 
-    def __init__(self, folder: Path, writer: str, lock: int, segments: list[_Segment], acknowledged: int) -> None:
-        """Take over what `open` has found."""
-        self.folder = folder
-        self.writer = writer
-        self.last = segments[-1].last if segments else acknowledged
-        self.acknowledged = acknowledged
-        self._lock_file = lock
-        self._segments = segments
-        self._mutex = threading.RLock()
-        self._file: int | None = None
-        self._broken: str | None = None
-        self._cursor = (0, 0, 0)  # number, offset in its segment, first of the segment
+    def __init__(self, folder: Path, writer: str, disk: Disk, lock: int, segment_bytes: int) -> None:
+        """Use `open`."""
+        self.writer: Final = writer
+        """The identity that the ledger will see, `#`, and an id of this folder's own."""
+        self._folder, self._disk, self._lock, self._segment_bytes = folder, disk, lock, segment_bytes
+        self._segments: list[_Segment] = []
+        self._acknowledged = 0
+        self._fd: int | None = None  # the last segment's, while it may be written to
+        self._writing = threading.Lock()
+        self._state = threading.Lock()  # guards the segments and the waiters; never held during a sync
+        self._cursor: tuple[Path, int, int] | None = None  # a group that was read last: file, first number, offset
+        self._waiters: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._pending: list[tuple[Mapping[str, Json], asyncio.Future[int]]] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = False
 
     @classmethod
-    def open(cls, folder: Path, *, identity: str) -> Self:
-        """Open or make the journal of `identity` in `folder`; raises `SpoolError`."""
+    def open(cls, folder: Path, *, identity: str, disk: Disk | None = None, segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """Open the spool in `folder`, or make one; raises `SpoolError` for a folder in use, another's, or damaged."""
+        disk = disk or Disk()
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(lock)
-                raise SpoolError(f"`{folder}` is in use by another process") from None
-            name = _name(folder)
-            acknowledged = _acknowledged(folder)
-            segments = _scan(folder, acknowledged)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = lock_folder(folder)
+        except BlockingIOError:
+            raise SpoolError(f"the spool `{folder}` is in use by another process") from None
         except OSError as error:
-            raise SpoolError(f"`{error.filename or folder}`: {(error.strerror or str(error)).lower()}") from None
-        return cls(folder, f"{identity}#{name}", lock, segments, acknowledged)
+            raise SpoolError(f"the spool `{folder}` cannot be opened: {reason(error)}") from None
+        try:
+            spool = cls(folder, _writer(folder, identity, disk), disk, lock, segment_bytes)
+            spool._load()
+        except OSError as error:
+            disk.close(lock)
+            raise SpoolError(f"the spool `{folder}` cannot be opened: {reason(error)}") from None
+        except BaseException:
+            disk.close(lock)
+            raise
+        return spool
+
+    @property
+    def last(self) -> int:
+        """The last number that is durable; zero before the first."""
+        with self._state:
+            return self._segments[-1].last if self._segments else 0
+
+    @property
+    def acknowledged(self) -> int:
+        """The last number that the ledger has."""
+        return self._acknowledged
 
     def append_many(self, records: Sequence[Mapping[str, Json]]) -> int:
-        """Make `records` durable, all or none, and return the last one's number; raises `SpoolError`."""
-        with self._mutex:
-            if not records:
-                return self.last
+        """Make `records` durable, all or none, and return the last number. Blocks; raises `SpoolError`."""
+        with self._writing:
+            if self._closed:
+                raise SpoolError(f"the spool `{self._folder}` is closed")
             first = self.last + 1
             try:
-                payload = b"".join(
-                    _SIZE.pack(len(data)) + data
-                    for data in (
-                        record.encode(item, writer=self.writer, number=first + n) for n, item in enumerate(records)
-                    )
-                )
-            except record.RecordError as error:
-                raise SpoolError(str(error)) from None
-            self._write(_frame(first, len(records), payload), first + len(records) - 1)
-            self.last = first + len(records) - 1
-            for number, loop, event in self._waiting:
-                if number <= self.last and not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
-            return self.last
+                encoded = [encode(record, writer=self.writer, number=first + n) for n, record in enumerate(records)]
+            except RecordError as error:
+                raise UnwritableError(str(error)) from None
+            if not encoded:
+                return first - 1
+            group = write_group(first, encoded)
+            try:
+                if self._fd is None or self._segments[-1].end >= self._segment_bytes:
+                    self._begin_segment(first, group, len(encoded))
+                else:
+                    self._extend_segment(self._fd, group, len(encoded))
+            except OSError as error:
+                raise SpoolError(f"the spool `{self._folder}` cannot be written: {reason(error)}") from None
+        self._wake()
+        return first - 1 + len(encoded)
 
-    async def append(self, item: Mapping[str, Json]) -> int:
-        """Make one record durable; callers that come together share one fsync. Raises `SpoolError`."""
+    async def append(self, record: Mapping[str, Json]) -> int:
+        """Make one record durable and return its number; those who call at the same time share a sync."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pending.append((item, future))
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
+        self._pending.append((record, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
         return await future
 
-    async def _flush(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            try:
-                last = await asyncio.to_thread(self.append_many, [item for item, _ in batch])
-            except SpoolError as error:
-                for _, future in batch:
-                    if not future.cancelled():
-                        future.set_exception(SpoolError(str(error)))
-            else:
-                for behind, (_, future) in enumerate(reversed(batch)):
-                    if not future.cancelled():
-                        future.set_result(last - behind)
-        self._flushing = None
+    def read(self, first: int, limit: int, max_bytes: int = 2**20) -> list[bytes]:
+        """Give at most `limit` records from number `first` on, in at most `max_bytes` unless the first is larger.
 
-    async def wait_for(self, number: int) -> None:
-        """Return once record `number` is there."""
-        event = asyncio.Event()
-        entry = (number, asyncio.get_running_loop(), event)
-        with self._mutex:
-            if self.last >= number:
-                return
-            self._waiting.append(entry)
-        try:
-            await event.wait()
-        finally:
-            with self._mutex:
-                self._waiting.remove(entry)
-
-    def read(self, first: int, limit: int) -> list[bytes]:
-        """Give up to `limit` records from number `first` on; fewer at the end. Raises `SpoolError`."""
-        with self._mutex:
-            segments = [segment for segment in self._segments if segment.last >= first]
+        Raises `SpoolError` when they cannot be read back as they were written.
+        """
+        with self._state:
+            segments = [(segment, segment.last) for segment in self._segments if segment.last >= first]
         found: list[bytes] = []
-        for segment in segments:
-            if len(found) >= limit:
-                break
-            number, offset, name = self._cursor
-            start = offset if name == segment.first and number <= first else 0
-            try:
-                with segment.path.open("rb") as file:
-                    file.seek(start)
-                    data = file.read(segment.size - start)
-            except OSError as error:
-                raise SpoolError(f"`{segment.path}`: {(error.strerror or '').lower()}") from None
-            position = 0
-            for at, frame_first, payload in _frames(data, segment.path, start):
-                if len(found) >= limit:
-                    break
-                position = at
-                self._cursor = (frame_first, start + position, segment.first)
-                for n, item in enumerate(_records(payload)):
-                    if frame_first + n >= first and len(found) < limit:
-                        found.append(item)
+        size = 0
+        for segment, last in segments:
+            for record in self._read_segment(segment, first + len(found), last):
+                size += len(record)
+                if len(found) >= limit or (found and size > max_bytes):
+                    return found
+                found.append(record)
         return found
 
     def acknowledge(self, number: int) -> None:
-        """The ledger has everything up to `number`: remember it, and remove whole segments."""
-        with self._mutex:
-            if not self.acknowledged < number <= self.last:
+        """Note that the ledger has every record up to `number`, and remove the files that it has wholly.
+
+        A disk too full to note it is no error: what is sent again is acknowledged again.
+        """
+        if number > self.last:
+            raise SpoolError(f"record {number} was never written to `{self._folder}`")
+        if number <= self._acknowledged:
+            return
+        self._acknowledged = number
+        with self._state:
+            gone = [segment for segment in self._segments[:-1] if segment.last <= number]
+            del self._segments[: len(gone)]
+        with contextlib.suppress(OSError):
+            for segment in gone:
+                self._disk.remove(segment.path)
+            write_file(self._disk, self._folder / "acknowledged", b"%d\n" % number)
+
+    async def wait_for(self, number: int) -> None:
+        """Return when record `number` is durable."""
+        event = asyncio.Event()
+        with self._state:
+            if self._segments and self._segments[-1].last >= number:
                 return
-            temporary = self.folder / "acknowledged.tmp"
-            try:
-                temporary.write_text(f"{number}\n")
-                temporary.replace(self.folder / "acknowledged")
-                self.acknowledged = number
-                while len(self._segments) > 1 and self._segments[0].last <= number:
-                    self._segments[0].path.unlink(missing_ok=True)
-                    del self._segments[0]
-            except OSError as error:  # it will be sent again, and acknowledged again
-                raise SpoolError(f"`{self.folder}`: {(error.strerror or '').lower()}") from None
+            self._waiters.append((number, asyncio.get_running_loop(), event))
+        try:
+            await event.wait()
+        finally:
+            with self._state:
+                self._waiters = [waiter for waiter in self._waiters if waiter[2] is not event]
 
     def close(self) -> None:
-        """Let go of the folder."""
-        with self._mutex:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-            os.close(self._lock_file)
+        """Let go of the folder. What is not acknowledged stays in it."""
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+            for fd in (self._fd, self._lock):
+                if fd is not None:
+                    with contextlib.suppress(OSError):  # all that was promised is synced
+                        self._disk.close(fd)
+            self._fd = None
 
-    def _write(self, frame: bytes, last: int) -> None:
-        """Write one frame and sync it, or leave the journal as it was."""
-        if self._broken:
-            raise SpoolError(self._broken)
-        if sum(segment.size for segment in self._segments) + len(frame) > SPOOL_BYTES:
-            waiting = self.last - self.acknowledged
-            raise SpoolError(f"`{self.folder}` is full: {waiting} records wait for the ledger")
+    def _begin_segment(self, first: int, group: bytes, count: int) -> None:
+        """Write `group` into a new file; on failure nothing of it is left."""
+        path = self._folder / f"{first:020}.seg"
+        fd = self._disk.create(path)
         try:
-            segment = self._current()
-        except OSError as error:
-            raise SpoolError(f"`{self.folder}`: {(error.strerror or '').lower()}") from None
-        file = self._file
-        if file is None:
-            raise RuntimeError("a current segment is open")
-        view = memoryview(frame)
-        try:
-            while view:
-                view = view[os.write(file, view) :]
-            os.fdatasync(file)
-        except OSError as error:
-            self._cut(file, segment, unsynced=not view)
-            raise SpoolError(f"`{segment.path}`: {(error.strerror or '').lower()}") from None
-        segment.size += len(frame)
-        segment.last = last
-
-    def _cut(self, file: int, segment: _Segment, *, unsynced: bool) -> None:
-        """Take away what was not made durable; a segment whose fsync failed is not written to again."""
-        try:
-            os.ftruncate(file, segment.size)
-            if unsynced:
-                os.close(file)
-                self._file = None
-                if segment.size == 0:
-                    segment.path.unlink(missing_ok=True)
-                    self._segments.remove(segment)
-        except OSError as error:
-            self._broken = (
-                f"`{segment.path}` could not be mended: {(error.strerror or '').lower()}: restart when it can"
-            )
-
-    def _current(self) -> _Segment:
-        """The segment to write to; a new one where there is none, or the last one is full or was closed."""
-        if self._file is not None and self._segments[-1].size < SEGMENT_BYTES:
-            return self._segments[-1]
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        first = self.last + 1
-        path = self.folder / f"{first:020d}.spool"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            _sync_folder(self.folder)
-        except OSError:
-            os.close(file)
-            path.unlink(missing_ok=True)
+            self._disk.write(fd, MARK + group, 0)
+            self._disk.sync(fd)
+            self._disk.sync_folder(self._folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._disk.truncate(fd, 0)
+            with contextlib.suppress(OSError):
+                self._disk.close(fd)
+            if all(segment.path != path for segment in self._segments):  # an empty file may hold the last number
+                with contextlib.suppress(OSError):
+                    self._disk.remove(path)
             raise
-        self._file = file
-        segment = _Segment(path, first, self.last, 0)
-        self._segments.append(segment)
-        return segment
+        old, self._fd = self._fd, fd
+        with self._state:
+            self._segments = [segment for segment in self._segments if segment.path != path]
+            self._segments.append(_Segment(path, first, count, len(MARK) + len(group)))
+        if old is not None:
+            with contextlib.suppress(OSError):
+                self._disk.close(old)
 
-
-def _frame(first: int, count: int, payload: bytes) -> bytes:
-    check = zlib.crc32(payload, zlib.crc32(struct.pack("<QI", first, count)))
-    return _FRAME.pack(len(payload), check, first, count) + payload
-
-
-def _frames(data: bytes, path: Path, base: int = 0) -> list[tuple[int, int, bytes]]:
-    """Split a segment into (offset, first number, payload); raises `SpoolError` naming the byte where it is damaged."""
-    frames, at = [], 0
-    while at < len(data):
-        whole = _read_frame(data, at)
-        if whole is None:
-            raise SpoolError(f"`{path}` is damaged at byte {base + at}: keep the file, and restore the volume")
-        first, payload, size = whole
-        frames.append((at, first, payload))
-        at += size
-    return frames
-
-
-def _read_frame(data: bytes, at: int) -> tuple[int, bytes, int] | None:
-    """Read the frame at `at`: first number, payload, size; None where it is torn or damaged."""
-    if len(data) - at < _FRAME.size:
-        return None
-    size, check, first, count = _FRAME.unpack_from(data, at)
-    payload = data[at + _FRAME.size : at + _FRAME.size + size]
-    if count < 1 or len(payload) != size:
-        return None
-    if zlib.crc32(payload, zlib.crc32(struct.pack("<QI", first, count))) != check:
-        return None
-    return first, payload, _FRAME.size + size
-
-
-def _records(payload: bytes) -> list[bytes]:
-    found, at = [], 0
-    while at < len(payload):
-        (size,) = _SIZE.unpack_from(payload, at)
-        found.append(payload[at + _SIZE.size : at + _SIZE.size + size])
-        at += _SIZE.size + size
-    return found
-
-
-def _scan(folder: Path, acknowledged: int) -> list[_Segment]:
-    """Read every segment, cut a torn end off the last one, and hold the numbers against each other."""
-    segments: list[_Segment] = []
-    paths = sorted(folder.glob("*.spool"))
-    following: int | None = None
-    for path in paths:
-        data = path.read_bytes()
-        at = 0
-        name = int(path.stem)
-        if following is not None and name != following:
-            raise SpoolError(f"`{path}` should begin with record {following}: a segment is missing")
-        last = name - 1
-        while at < len(data):
-            whole = _read_frame(data, at)
-            if whole is None:
-                if path != paths[-1] or not _is_torn(data, at):
-                    raise SpoolError(f"`{path}` is damaged at byte {at}: keep the file, and restore the volume")
-                os.truncate(path, at)
-                _sync_file(path)
-                break
-            first, payload, size = whole
-            if first != last + 1:
-                raise SpoolError(f"`{path}` has record {first} where {last + 1} should be, at byte {at}")
-            last = first + len(_records(payload)) - 1
-            at += size
-        following = last + 1
-        if at == 0:
-            path.unlink()
-        else:
-            segments.append(_Segment(path, name, last, at))
-    if segments and (segments[0].first > acknowledged + 1 or segments[-1].last < acknowledged):
-        raise SpoolError(f"`{folder}` lacks records after {acknowledged}: a segment is missing")
-    return segments
-
-
-def _is_torn(data: bytes, at: int) -> bool:
-    """Whether the frame at `at` was being written when we died: it reaches the end, or is nothing but zeros."""
-    if len(data) - at < _FRAME.size or not any(data[at:]):
-        return True
-    size = _FRAME.unpack_from(data, at)[0]
-    return at + _FRAME.size + int(size) >= len(data)
-
-
-def _name(folder: Path) -> str:
-    path = folder / "id"
-    if path.exists():
+    def _extend_segment(self, fd: int, group: bytes, count: int) -> None:
+        """Write `group` at the end of the last file; on failure it is cut off again, after a failed sync for good."""
+        segment = self._segments[-1]
+        good = True
         try:
-            return str(uuid.UUID(path.read_text().strip()))
-        except ValueError:
-            raise SpoolError(f"`{path}` is damaged: it must hold the spool's own UUID") from None
-    if any(folder.glob("*.spool")):
-        raise SpoolError(f"`{path}` is missing, and the folder has records: restore it")
-    name = str(uuid.uuid4())
-    temporary = folder / "id.tmp"
-    temporary.write_text(name + "\n")
-    _sync_file(temporary)
-    temporary.replace(path)
-    _sync_folder(folder)
+            self._disk.write(fd, group, segment.end)
+            good = False  # until it is synced: a failed sync may mark pages clean that never reached the disk
+            self._disk.sync(fd)
+        except BaseException:
+            try:
+                self._disk.truncate(fd, segment.end)
+            except OSError:
+                good = False
+            if not good:
+                self._fd = None
+                with contextlib.suppress(OSError):
+                    self._disk.close(fd)
+            raise
+        with self._state:
+            segment.count += count
+            segment.end += len(group)
+
+    def _load(self) -> None:
+        """Read every file, cut off what a crash tore, and find the last number."""
+        paths = sorted(self._folder.glob("*.seg"))
+        firsts = [_first_number(path) for path in paths]
+        for path, first, following in zip(paths, firsts, [*firsts, None][1:], strict=True):
+            if self._segments and self._segments[-1].last + 1 != first:
+                raise SpoolError(f"`{path}` does not follow on record {self._segments[-1].last}: a file is missing")
+            self._segments.append(_scan(path, first, following))
+        if self._segments:
+            self._fd = self._cut_tail(self._segments[-1])
+        last, noted = self.last, _read_acknowledged(self._folder)
+        if noted > last:
+            raise SpoolError(f"the ledger has record {noted} of `{self._folder}`, which ends at {last}: a file is lost")
+        self._acknowledged = max(noted, self._segments[0].first - 1 if self._segments else 0)
+
+    def _cut_tail(self, segment: _Segment) -> int:
+        """Open the last file for writing, without what a crash left behind its last whole group."""
+        size = segment.path.stat().st_size
+        if size > segment.end:
+            log.warning("cut %d bytes that a crash left behind the last record of %s", size - segment.end, segment.path)
+        fd = self._disk.reopen(segment.path)
+        if segment.count == 0:
+            self._disk.write(fd, MARK, 0)
+        self._disk.truncate(fd, segment.end)
+        # What a crash left in the page cache alone must last before a record that follows it does.
+        self._disk.sync(fd)
+        self._disk.sync_folder(self._folder)
+        return fd
+
+    def _read_segment(self, segment: _Segment, first: int, last: int) -> Iterator[bytes]:
+        """Give the records `first` to `last` of one file, from the group that was read last if that helps."""
+        number, offset = segment.first, len(MARK)
+        if self._cursor and self._cursor[0] == segment.path and self._cursor[1] <= first:
+            _, number, offset = self._cursor
+        try:
+            with segment.path.open("rb") as file:
+                while number <= last:
+                    group = read_group(file, offset)
+                    if group is None or group.first != number:
+                        raise _damaged(segment.path, offset, number)
+                    self._cursor = (segment.path, number, offset)
+                    yield from group.records[max(first - number, 0) :]
+                    number, offset = number + len(group.records), group.end
+        except OSError as error:
+            raise SpoolError(f"`{segment.path}` cannot be read: {reason(error)}") from None
+
+    async def _flush(self) -> None:
+        """Write what waits, again and again, until nothing does."""
+        while self._pending:
+            batch, self._pending = self._pending, []
+            await self._write([item for item in batch if not item[1].done()])
+
+    async def _write(self, batch: Sequence[tuple[Mapping[str, Json], asyncio.Future[int]]]) -> None:
+        try:
+            last = await asyncio.to_thread(self.append_many, [record for record, _ in batch])
+        except UnwritableError as error:
+            if len(batch) > 1:  # nothing was written: find the one that is to blame
+                for item in batch:
+                    await self._write([item])
+            else:
+                _tell(batch[0][1], error)
+        except Exception as error:  # noqa: BLE001  each of those who wait is told
+            for _, future in batch:
+                _tell(future, error)
+        else:
+            for number, (_, future) in enumerate(batch, last - len(batch) + 1):
+                _tell(future, number)
+
+    def _wake(self) -> None:
+        with self._state:
+            last = self._segments[-1].last
+            ripe = [waiter for waiter in self._waiters if waiter[0] <= last]
+        for _, loop, event in ripe:
+            with contextlib.suppress(RuntimeError):  # a loop that is closed waits for nothing
+                loop.call_soon_threadsafe(event.set)
+
+
+def _tell(future: asyncio.Future[int], outcome: int | Exception) -> None:
+    if future.done():  # whoever asked went away
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _scan(path: Path, first: int, following: int | None) -> _Segment:
+    """Find how far a file is whole; raises `SpoolError` where damage stands before what is whole."""
+    segment = _Segment(path, first)
+    with path.open("rb") as file:
+        if file.read(len(MARK)) != MARK and (following is not None or group_behind(file, 0)):
+            raise SpoolError(f"`{path}` is damaged at byte 0: it is no file of a spool")
+        while following is None or segment.last + 1 < following:
+            group = read_group(file, segment.end)
+            if group is None or group.first != segment.last + 1:
+                break
+            segment.count += len(group.records)
+            segment.end = group.end
+        if (following is None and group_behind(file, segment.end)) or (following or 0) > segment.last + 1:
+            raise _damaged(path, segment.end, segment.last + 1)
+    return segment
+
+
+def _damaged(path: Path, offset: int, number: int) -> SpoolError:
+    return SpoolError(f"`{path}` is damaged at byte {offset}: record {number} is not as it was written")
+
+
+def _first_number(path: Path) -> int:
+    if not path.stem.isdecimal() or int(path.stem) < 1:
+        raise SpoolError(f"`{path}` is no file of a spool: its name must be the number of its first record")
+    return int(path.stem)
+
+
+def _writer(folder: Path, identity: str, disk: Disk) -> str:
+    """Read the writer's name, or make one for an empty folder."""
+    path = folder / "spool.json"
+    try:
+        stored = parse(path.read_bytes())
+    except FileNotFoundError:
+        if any(folder.glob("*.seg")):
+            raise SpoolError(f"`{path}` is missing: whose records these are is not known") from None
+        writer = f"{identity}#{uuid4()}"
+        write_file(disk, path, json.dumps({"v": 1, "writer": writer}).encode())
+        disk.sync_folder(folder)
+        return writer
+    except JsonError as error:
+        raise SpoolError(f"`{path}` is damaged: {error}") from None
+    name = stored.get("writer") if isinstance(stored, dict) and stored.get("v") == 1 else None
+    if not isinstance(name, str):
+        raise SpoolError(f"`{path}` is damaged: it names no writer")
+    if (owner := name.rpartition("#")[0]) != identity:
+        raise SpoolError(f"the spool `{folder}` is of `{owner}`: give `{identity}` a folder of its own")
     return name
 
 
-def _acknowledged(folder: Path) -> int:
-    """What the ledger has; where that was lost, what is certain: records are sent again, and acknowledged again."""
+def _read_acknowledged(folder: Path) -> int:
     try:
-        return int((folder / "acknowledged").read_text())
-    except (FileNotFoundError, ValueError):
-        segments = sorted(folder.glob("*.spool"))
-        return int(segments[0].stem) - 1 if segments else 0
-
-
-def _sync_file(path: Path) -> None:
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        text = (folder / "acknowledged").read_text("ascii", "replace").strip()
+    except FileNotFoundError:
+        return 0
+    if not text.isdecimal():
+        raise SpoolError(f"`{folder / 'acknowledged'}` is damaged: remove it, and the ledger is asked again")
+    return int(text)
