@@ -66,7 +66,7 @@ class Spool:
         """Use `open`."""
         self.writer: Final = writer
         """The identity that the ledger will see, `#`, and an id of this folder's own."""
-        self._folder, self._disk, self._lock, self._segment_bytes = folder, disk, lock, segment_bytes
+        self.folder, self._disk, self._lock, self._segment_bytes = folder, disk, lock, segment_bytes
         self._segments: list[_Segment] = []
         self._acknowledged = 0
         self._fd: int | None = None  # the last segment's, while it may be written to
@@ -115,7 +115,7 @@ class Spool:
         """Make `records` durable, all or none, and return the last number. Blocks; raises `SpoolError`."""
         with self._writing:
             if self._closed:
-                raise SpoolError(f"the spool `{self._folder}` is closed")
+                raise SpoolError(f"the spool `{self.folder}` is closed")
             first = self.last + 1
             try:
                 encoded = [encode(record, writer=self.writer, number=first + n) for n, record in enumerate(records)]
@@ -130,7 +130,7 @@ class Spool:
                 else:
                     self._extend_segment(self._fd, group, len(encoded))
             except OSError as error:
-                raise SpoolError(f"the spool `{self._folder}` cannot be written: {reason(error)}") from None
+                raise SpoolError(f"the spool `{self.folder}` cannot be written: {reason(error)}") from None
         self._wake()
         return first - 1 + len(encoded)
 
@@ -165,7 +165,7 @@ class Spool:
         A disk too full to note it is no error: what is sent again is acknowledged again.
         """
         if number > self.last:
-            raise SpoolError(f"record {number} was never written to `{self._folder}`")
+            raise SpoolError(f"record {number} was never written to `{self.folder}`")
         if number <= self._acknowledged:
             return
         self._acknowledged = number
@@ -175,7 +175,7 @@ class Spool:
         with contextlib.suppress(OSError):
             for segment in gone:
                 self._disk.remove(segment.path)
-            write_file(self._disk, self._folder / "acknowledged", b"%d\n" % number)
+            write_file(self._disk, self.folder / "acknowledged", b"%d\n" % number)
 
     async def wait_for(self, number: int) -> None:
         """Return when record `number` is durable."""
@@ -204,12 +204,12 @@ class Spool:
 
     def _begin_segment(self, first: int, group: bytes, count: int) -> None:
         """Write `group` into a new file; on failure nothing of it is left."""
-        path = self._folder / f"{first:020}.seg"
+        path = self.folder / f"{first:020}.seg"
         fd = self._disk.create(path)
         try:
             self._disk.write(fd, MARK + group, 0)
             self._disk.sync(fd)
-            self._disk.sync_folder(self._folder)
+            self._disk.sync_folder(self.folder)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._disk.truncate(fd, 0)
@@ -251,7 +251,7 @@ class Spool:
 
     def _load(self) -> None:
         """Read every file, cut off what a crash tore, and find the last number."""
-        paths = sorted(self._folder.glob("*.seg"))
+        paths = sorted(self.folder.glob("*.seg"))
         firsts = [_first_number(path) for path in paths]
         for path, first, following in zip(paths, firsts, [*firsts, None][1:], strict=True):
             if self._segments and self._segments[-1].last + 1 != first:
@@ -259,9 +259,9 @@ class Spool:
             self._segments.append(_scan(path, first, following))
         if self._segments:
             self._fd = self._cut_tail(self._segments[-1])
-        last, noted = self.last, _read_acknowledged(self._folder)
+        last, noted = self.last, _read_acknowledged(self.folder)
         if noted > last:
-            raise SpoolError(f"the ledger has record {noted} of `{self._folder}`, which ends at {last}: a file is lost")
+            raise SpoolError(f"the ledger has record {noted} of `{self.folder}`, which ends at {last}: a file is lost")
         self._acknowledged = max(noted, self._segments[0].first - 1 if self._segments else 0)
 
     def _cut_tail(self, segment: _Segment) -> int:
@@ -275,7 +275,7 @@ class Spool:
         self._disk.truncate(fd, segment.end)
         # What a crash left in the page cache alone must last before a record that follows it does.
         self._disk.sync(fd)
-        self._disk.sync_folder(self._folder)
+        self._disk.sync_folder(self.folder)
         return fd
 
     def _read_segment(self, segment: _Segment, first: int, last: int) -> Iterator[bytes]:
