@@ -101,14 +101,19 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
     return Built(files, archive, cases.run(files, snapshot))
 
 
-def difference(files: Mapping[str, bytes], opa: Path | None) -> str | None:
-    """Build again from the sources among `files`, and name the first file that differs; None where all are the same.
+def check_built(files: Mapping[str, bytes], opa: Path | None) -> cases.Results:
+    """Build again from the sources among `files`, and hold the result against them: reviewers read sources.
 
-    Raises as `build`.
+    Raises as `build`, and `PolicyError` for the first file that differs or the first case that fails.
     """
-    rebuilt = build(files, opa).files
-    differing = sorted(name for name in rebuilt.keys() | files.keys() if rebuilt.get(name) != files.get(name))
-    return differing[0] if differing else None
+    rebuilt = build(files, opa)
+    names = rebuilt.files.keys() | files.keys()
+    differing = sorted(name for name in names if rebuilt.files.get(name) != files.get(name))
+    if differing:
+        raise PolicyError(f"`{differing[0]}` is not what the sources give: build the bundle again, with this `opa`")
+    if rebuilt.results.failures:
+        raise PolicyError(str(rebuilt.results.failures[0]))
+    return rebuilt.results
 
 
 def find_opa(environ: Mapping[str, str]) -> Path | None:
