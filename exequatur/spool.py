@@ -254,8 +254,6 @@ class Spool:
         paths = sorted(self.folder.glob("*.seg"))
         firsts = [_first_number(path) for path in paths]
         for path, first, following in zip(paths, firsts, [*firsts, None][1:], strict=True):
-            if self._segments and self._segments[-1].last + 1 != first:
-                raise SpoolError(f"`{path}` does not follow on record {self._segments[-1].last}: a file is missing")
             self._segments.append(_scan(path, first, following))
         if self._segments:
             self._fd = self._cut_tail(self._segments[-1])
@@ -347,7 +345,7 @@ def _scan(path: Path, first: int, following: int | None) -> _Segment:
                 break
             segment.count += len(group.records)
             segment.end = group.end
-        if (following is None and group_behind(file, segment.end)) or (following or 0) > segment.last + 1:
+        if group_behind(file, segment.end) if following is None else segment.last + 1 != following:
             raise _damaged(path, segment.end, segment.last + 1)
     return segment
 

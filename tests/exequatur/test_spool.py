@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,13 +170,12 @@ def test_a_crash_at_any_call_loses_nothing_that_was_taken(tmp_path, power):
         with pytest.raises(Crash):
             grow(folder, disk, taken, doing)
         for seed in range(6 if power else 1):
-            left = folder
+            left = tmp_path / f"{nth}-{seed}"
             if power:
-                left = tmp_path / f"{nth}-{seed}"
                 left.mkdir()
                 disk.left(folder, left, random.Random(seed))
             else:
-                os.close(next_lock(folder))
+                shutil.copytree(folder, left)
             if not (left / "spool.json").exists():
                 assert not taken
                 continue
