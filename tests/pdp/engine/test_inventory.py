@@ -1,10 +1,10 @@
 """The inventory of agents, and the caps of sessions."""
 
 import pytest
-from policies import AGENTS, as_json
 
 from pdp.engine.inventory import Agents, Limits
 from pdp.engine.reading import PolicyError
+from policies import AGENTS, as_json
 
 
 def test_agents_are_read_and_an_unlisted_one_does_not_exist():
@@ -29,7 +29,7 @@ def test_agents_are_read_and_an_unlisted_one_does_not_exist():
     ],
 )
 def test_a_broken_agent_is_refused_by_name(agent, words):
-    with pytest.raises(PolicyError, match="`agents.json`: `coder`") as refused:
+    with pytest.raises(PolicyError, match=r"`agents\.json`: `coder`") as refused:
         Agents.parse(as_json({"agents": {"coder": agent}}))
     assert words in str(refused.value)
 

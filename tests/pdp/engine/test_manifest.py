@@ -1,10 +1,10 @@
 """The bundle's settings: strict, and never without an engine that decides."""
 
 import pytest
-from policies import as_json
 
 from pdp.engine.manifest import EngineSpec, Manifest, Role
 from pdp.engine.reading import PolicyError
+from policies import as_json
 
 CEDAR = {"engine": "cedar", "role": "decide"}
 REGO = {"engine": "rego", "role": "restrict", "entrypoint": "exequatur/decision"}
@@ -44,12 +44,12 @@ def test_engines_roles_and_outage_are_read():
     ],
 )
 def test_what_is_not_known_or_proves_nothing_is_refused(change, words):
-    with pytest.raises(PolicyError, match="exequatur.json") as refused:
+    with pytest.raises(PolicyError, match=r"exequatur\.json") as refused:
         Manifest.parse(as_json({**GOOD, **change}))
     assert words in str(refused.value)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"name": 1, "name": 2}', b"\xff"])
 def test_what_is_not_one_strict_object_is_refused(text):
-    with pytest.raises(PolicyError, match="exequatur.json"):
+    with pytest.raises(PolicyError, match=r"exequatur\.json"):
         Manifest.parse(text)

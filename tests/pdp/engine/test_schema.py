@@ -7,13 +7,13 @@ import cedarpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policies import STRING, TOOLS, agents, registry, tool
 
 from exequatur.registry import definition_sha256
 from pdp.engine.document import LEFT_OUT, held
 from pdp.engine.inventory import Agents
 from pdp.engine.reading import PolicyError
 from pdp.engine.schema import cedar_schema, input_type, render, resource_types
+from policies import STRING, TOOLS, agents, registry, tool
 
 
 def typed(schema, **more):
@@ -95,7 +95,7 @@ def test_tools_that_contradict_each_other_are_refused():
     two = tool(
         "a", "two", {"p": STRING}, ["p"], access="read", resource={"type": "Thing"}, arguments={"p": {"kind": "url"}}
     )
-    with pytest.raises(PolicyError, match="`a/two`.*`p`.*a resource type of its own"):
+    with pytest.raises(PolicyError, match=r"`a/two`.*`p`.*a resource type of its own"):
         cedar_schema(registry({"a/one": one, "a/two": two}), agents())
 
 
