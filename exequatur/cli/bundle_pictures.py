@@ -1,0 +1,136 @@
+"""How bundles look to people: tables and panels, in colour where there is any. Values come in; nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from exequatur.cli.console import EFFECT_STYLES
+from pdp.bundle.cases import Failure
+
+_FILES: Final = {
+    "README.md": "what this is, and how to go on",
+    "exequatur.json": "which engines judge",
+    "agents.json": "who the agents are, and who speaks for them",
+    "tools.json": "the tools: definitions, pinned, and their arguments",
+    "limits.json": "the most that a session may be given",
+    "data.json": "the lists that Rego reads",
+}
+_ENDINGS: Final = {
+    ".cedar": "policy in Cedar",
+    ".rego": "policy in Rego",
+    ".yaml": "what the policies must answer",
+    ".cedarschema": "the schema of the Cedar policies, generated",
+    ".wasm": "the Rego policies, compiled",
+}
+_EFFECTS: Final = {"permit": EFFECT_STYLES["allow"], "forbid": EFFECT_STYLES["deny"], **EFFECT_STYLES}
+
+
+def done(title: str, *facts: str) -> RenderableType:
+    """One line that says that it is done, and what came of it."""
+    return Text.assemble(("✓ ", "green"), (title, "bold"), "  ", ("  ·  ".join(facts), "dim"))
+
+
+def starter(folder: Path, names: Sequence[str]) -> RenderableType:
+    """The files of a new bundle, and what to do next."""
+    table = Table.grid(padding=(0, 2))
+    for name in names:
+        said = _FILES.get(name) or next((text for end, text in _ENDINGS.items() if name.endswith(end)), "")
+        table.add_row(Text(str(folder / name), style="bold"), Text(said, style="dim"))
+    return Group(table, Text.assemble("\n", ("next: ", "dim"), f"exequatur bundle build {folder} -o mine.tar.gz"))
+
+
+def failures(failed: Iterable[Failure]) -> RenderableType:
+    """The cases that did not come true."""
+    table = _table("case", "wanted", "got")
+    for item in failed:
+        name = Text.assemble(item.name, "\n", (item.where, "dim"))
+        table.add_row(name, Text(item.wanted, style="green"), Text(item.got, style="red"))
+    return table
+
+
+def signed(title: str, value: Mapping[str, Any]) -> RenderableType:
+    """A bundle's signature."""
+    grid = _facts(
+        ("sequence", value["sequence"]),
+        ("key", value["kid"]),
+        ("tenant", value["tenant"]),
+        ("valid", _valid(value)),
+        ("digest", value["digest"]),
+    )
+    return Group(done(title), grid)
+
+
+def bundle(path: str, value: Mapping[str, Any]) -> RenderableType:
+    """All that is inside."""
+    return Group(_head(path, value), *_tables(value))
+
+
+def _head(path: str, value: Mapping[str, Any]) -> RenderableType:
+    trust, style = ("verified", "green") if value["verified"] else ("not verified: give --keys", "yellow")
+    if not value["verified"] and "kid" not in value:
+        trust = "not signed"
+    engines = ", ".join(f"{item['engine']} ({item['role']}s)" for item in value["engines"])
+    grid = _facts(
+        ("trust", Text(trust, style=style)),
+        ("name", " ".join(filter(None, (value["name"], value["revision"])))),
+        ("engines", engines),
+        ("sequence", value.get("sequence", "")),
+        ("key", value.get("kid", "")),
+        ("tenant", value.get("tenant", "")),
+        ("valid", _valid(value)),
+        ("cases", value["cases"]),
+        ("digest", value["digest"]),
+    )
+    return Panel(grid, title=Text(path, style="bold"), title_align="left", box=box.ROUNDED, expand=False)
+
+
+def _tables(value: Mapping[str, Any]) -> Iterable[RenderableType]:
+    tools = _table("tool", "groups", "brings", "classes", "micro-USD")
+    for item in value["tools"]:
+        lists = (", ".join(item[name]) for name in ("groups", "labels", "data_classes"))
+        tools.add_row(Text(item["name"], style="bold"), *map(Text, lists), Text(str(item["price_microusd"] or "")))
+    agents = _table("agent", "owner", "teams", "enforcers")
+    for item in value["agents"]:
+        enforcers = "\n".join(item["enforcers"]) or "nobody speaks for it"
+        agents.add_row(
+            Text(item["id"], style="bold"), Text(item["owner"]), Text(", ".join(item["teams"])), Text(enforcers)
+        )
+    policies = _table("policy", "effect", "OWASP", "reason", "where")
+    for item in value["policies"]:
+        effect = Text(item["effect"], style=_EFFECTS.get(item["effect"], ""))
+        policies.add_row(
+            Text(item["id"], style="bold"), effect, *(Text(item[name]) for name in ("owasp", "reason", "where"))
+        )
+    files = _table("file", "bytes", "SHA-256")
+    for item in value["files"]:
+        files.add_row(Text(item["name"], style="bold"), Text(f"{item['bytes']:,}"), Text(item["sha256"], style="dim"))
+    return [table for table in (tools, agents, policies, files) if table.row_count]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for column in columns:
+        numbers = column in ("bytes", "micro-USD")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    return table
+
+
+def _facts(*facts: tuple[str, Any]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in facts:
+        if fact not in ("", None):
+            grid.add_row(Text(name, style="dim"), fact if isinstance(fact, Text) else Text(str(fact), overflow="fold"))
+    return grid
+
+
+def _valid(value: Mapping[str, Any]) -> str:
+    until = f"until {value['expires_at']}" if value.get("expires_at") else ""
+    return f"from {value['not_before']} {until}" if value.get("not_before") else until

@@ -1,0 +1,87 @@
+"""`exequatur keys`: make keys.
+
+Rules: a private key is readable by its owner alone, and never written over another; what others need is in a file, and
+a folder, of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from exequatur.cli.console import Exit, emit, fail
+from exequatur.trust.errors import TrustError
+from exequatur.trust.keys import generate, load_log_key, parse_public_keys
+from exequatur.trust.note import LogKey
+
+app = typer.Typer(no_args_is_help=True)
+
+LOG_ALGORITHM: Final = "Ed25519"
+UNNAMED: Final = ("RS256", "ES256", "ES384", "ES512", LOG_ALGORITHM)
+"""What a file's name does not have to say: the usual one, and those that the key itself tells."""
+
+_KID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `generate` a verb, though it is the only one."""
+
+
+@app.command("generate")
+def generate_key(
+    out: Annotated[Path, typer.Option(help="the folder to write to; made if it is not there")],
+    kid: Annotated[str, typer.Option(help="the key's name, which signatures carry: letters, digits, `_`, `-`, `.`")],
+    alg: Annotated[
+        str, typer.Option(help="RS256 to RS512, PS256 to PS512, ES256 to ES512 for bundles; Ed25519 for the ledger")
+    ] = "RS256",
+    origin: Annotated[str, typer.Option(help="for Ed25519: the log's name in its checkpoints, if not the KID")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Make a key pair: KID.key is yours alone; public/ is what goes to `--keys`, KID.vkey what verifies a log."""
+    if not _KID.fullmatch(kid):
+        fail(f"`{kid}` is not a KID: take letters, digits, `_`, `-` and `.`")
+    name = kid if alg in UNNAMED else f"{kid}.{alg}"
+    try:
+        private_pem, public_pem = generate(alg)
+        if alg == LOG_ALGORITHM:
+            verifier = LogKey.parse(str(LogKey(origin or kid, load_log_key(private_pem).public_key())))
+            public_file, public = out / f"{name}.vkey", f"{verifier}\n".encode()
+        else:
+            parse_public_keys({f"{name}.pem": public_pem}).get(kid)  # whoever reads it back must find it
+            public_file, public = out / "public" / f"{name}.pem", public_pem
+    except TrustError as error:
+        fail(str(error))
+    if origin and alg != LOG_ALGORITHM:
+        fail("`--origin` is for Ed25519 alone: bundles are signed by KID")
+    private_file = out / f"{name}.key"
+    try:
+        public_file.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(private_file, private_pem, 0o600)
+        _write_new(public_file, public, 0o644)
+    except FileExistsError as error:
+        fail(f"`{error.filename}` is there already: a key is never written over another", Exit.NO)
+    except OSError as error:
+        fail(f"`{error.filename}` cannot be written: {(error.strerror or str(error)).lower()}")
+    value = {"alg": alg, "kid": kid, "private": str(private_file), "public": str(public_file)}
+    emit(value, as_json=as_json, render=lambda: _picture(value))
+
+
+def _picture(value: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text("key", style="dim"), Text(f"{value['kid']} ({value['alg']})"))
+    table.add_row(Text("private", style="dim"), Text(value["private"], style="bold"), Text("keep it to yourself"))
+    table.add_row(Text("public", style="dim"), Text(value["public"], style="bold"), Text("give it to who verifies"))
+    return table
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that is not there yet, never readable by more than `mode` says."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
