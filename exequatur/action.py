@@ -207,7 +207,7 @@ def _arguments(arguments_json: bytes, limits: JsonLimits) -> Mapping[str, Json]:
 
 def _members(where: str, value: Json, known: frozenset[str]) -> dict[str, Json]:
     if not isinstance(value, dict):
-        raise ActionError(f"`{where.rstrip('.') or 'the envelope'}` must be a JSON object")
+        raise ActionError(f"{'`claims`' if where else 'the envelope'} must be a JSON object")
     for name in value:
         if name not in known:
             raise ActionError(f"the member {quoted(where + name)} is not known: remove it, or correct its name")
