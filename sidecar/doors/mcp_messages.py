@@ -117,21 +117,18 @@ def read_client(line: bytes | None) -> Message | None:
         raise Unreadable(PARSE_ERROR, str(error), _guess_id(line)) from None
     if isinstance(value, list):
         raise Unreadable(INVALID_REQUEST, "batches are not taken: send one message a line")
+    found = value.get("id") if isinstance(value, dict) else None
+    message_id = found if _is_id(found) else None
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
-        raise Unreadable(INVALID_REQUEST, "not a JSON-RPC 2.0 message")
-    message_id = value.get("id")
+        raise Unreadable(INVALID_REQUEST, "not a JSON-RPC 2.0 message", message_id)
     if "method" not in value and ("result" in value or "error" in value):
         return None
-    if "id" in value and not _is_id(message_id):
+    if "id" in value and message_id is None:
         raise Unreadable(INVALID_REQUEST, "the id must be a string or a whole number")
     method, params = value.get("method"), value.get("params", {})
-    if (
-        not isinstance(method, str)
-        or not isinstance(params, dict)
-        or value.keys() - {"jsonrpc", "id", "method", "params"}
-    ):
-        raise Unreadable(INVALID_REQUEST, "not a JSON-RPC 2.0 request", _guess_id(line))
-    return Message(message_id if _is_id(message_id) else None, method, params)
+    if not isinstance(method, str) or not isinstance(params, dict) or value.keys() - _MEMBERS:
+        raise Unreadable(INVALID_REQUEST, "not a JSON-RPC 2.0 request", message_id)
+    return Message(message_id, method, params)
 
 
 def read_server(line: bytes) -> Message | Reply | None:
@@ -301,7 +298,7 @@ def _advice(decision: Decision) -> str:
 
 
 def _reasons(decision: Decision) -> str:
-    texts = dict.fromkeys(reason.text[:_REASON_CHARACTERS] for reason in decision.reasons if reason.text)
+    texts = dict.fromkeys(reason.text[:_REASON_CHARACTERS].rstrip(".") for reason in decision.reasons if reason.text)
     return "Why: " + "; ".join(list(texts)[:_REASONS]) + "." if texts else ""
 
 
@@ -316,6 +313,9 @@ def _about(value: Any) -> dict[str, Json]:
         name: about[name] for name in ("name", "title", "version") if isinstance(about.get(name), str)
     }
     return {"name": "unknown", "version": "0", **kept}
+
+
+_MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params"})
 
 
 def _guess_id(line: bytes) -> Id | None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from exequatur.client import AsyncClient, CallError
 from exequatur.registry import definition_sha256
 from exequatur.trust.canonical import Json, quoted
-from exequatur.values import Decision
+from exequatur.values import Decision, Effect, Reason, ReasonKind
 from sidecar.doors import mcp_messages as mcp
 from sidecar.gate import (
     Answered,
@@ -256,6 +256,8 @@ class Shim:
             )
         except CallError as error:
             warn(f"no decision about {quoted(call.tool)}: {error.code}: {error}")
+            if error.code == "INVALID_ARGUMENT":  # the caller's to mend, so it is told as a denial with its reason
+                return Decision("", Effect.DENY, (Reason(ReasonKind.INVALID, str(error)),))
             return None
 
     def _forward(self, flight: InFlight, name: str, forward: Forward) -> asyncio.Future[Any]:

@@ -29,6 +29,7 @@ class Decisions:
     pins: dict[str, bytes] = field(default_factory=dict)
     agent: str = "coder"
     open: bool = True
+    at_most: int = 50
     asked: list[pb.AuthorizeRequest] = field(default_factory=list)
     settled: list[tuple[str, int]] = field(default_factory=list)
     settlements: list[pb.SettleRequest] = field(default_factory=list)
@@ -47,7 +48,8 @@ class Decisions:
 
     async def authorize_batch(self, message: bytes, peer: Peer, left_s: float | None) -> bytes:
         actions = pb.AuthorizeBatchRequest.FromString(message).actions
-        return pb.AuthorizeBatchResponse(decisions=[await self.judge(action) for action in actions]).SerializeToString()
+        decisions = [await self.judge(action) for action in actions][: self.at_most]
+        return pb.AuthorizeBatchResponse(decisions=decisions).SerializeToString()
 
     async def judge(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
         self.asked.append(request)

@@ -186,6 +186,12 @@ async def test_a_batch_without_decisions_is_denied_whole(house, agent):
     assert len(house.records) == 2
 
 
+async def test_a_batch_with_fewer_decisions_than_actions_is_denied_whole(house, agent):
+    house.decisions.at_most = 1
+    decisions = await agent.authorize_batch([Proposal("t/a", {}), Proposal("t/b", {})])
+    assert [decision.effect for decision in decisions] == [Effect.DENY, Effect.DENY]
+
+
 @pytest.mark.parametrize("count", [0, 51])
 async def test_a_batch_has_one_to_fifty_actions(house, agent, count):
     with pytest.raises(CallError, match="1 to 50") as error:

@@ -250,55 +250,58 @@ async def test_the_list_follows_pages_and_hides_what_is_not_pinned(wire, decisio
     assert (await wire.ask("tools/list"))["result"] == {"tools": [definition]}
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["resources/list", "prompts/get", "completion/complete", "server/discover", "logging/setLevel", "tasks/list", "x"],
+OTHER_METHODS = (
+    *("resources/list", "prompts/get", "completion/complete", "server/discover", "logging/setLevel", "tasks/list"),
+    *("tools/call ", "TOOLS/CALL", "tools/call\0", ""),
 )
-async def test_every_other_method_is_refused_and_does_not_reach_the_server(wire, method):
-    assert (await wire.ask(method))["error"]["code"] == -32601
-    await wire.send({"jsonrpc": "2.0", "method": method})
+
+
+async def test_every_other_method_is_refused_and_does_not_reach_the_server(wire):
+    for method in OTHER_METHODS:
+        assert (await wire.ask(method))["error"]["code"] == -32601, method
+        await wire.send({"jsonrpc": "2.0", "method": method})
     await wire.ask("ping")
     assert [line["method"] for line in wire.reached()] == ["ping"]
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', -32600),
-        (b'{"jsonrpc":"2.0","id":5,"method":"ping","method":"tools/call"}', -32700),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"a":1,"a":2}}}', -32700),
-        (
-            b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"n":9007199254740993}}}',
-            -32700,
-        ),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"n":NaN}}}', -32700),
-        (
-            b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"t":"'
-            + b"x" * 300_000
-            + b'"}}}',
-            -32700,
-        ),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","task":{}}}', -32602),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":[]}}', -32602),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"nobody"}}', -32602),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"twice"}}', -32602),
-        (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":[]}', -32600),
-        (b'{"jsonrpc":"2.0","id":5,"method":"ping","extra":1}', -32600),
-        (b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}', -32600),
-        (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600),
-        (b'{"id":5,"method":"ping"}', -32600),
-        (b"[" * 100_000, -32700),
-        (b"\xff\xfe", -32700),
-        (b"{", -32700),
-        (b"x" * 5_000_000, -32600),
-    ],
-    ids=lambda value: str(value)[:70],
-)
-async def test_a_message_that_is_not_exactly_right_is_refused_alive(wire, decisions, line, code):
-    await wire.send(line)
-    answer = await wire.receive()
-    assert answer["error"]["code"] == code
-    assert answer["id"] == (5 if b'"id":5' in line and b'{"id"' not in line else None)
+WRONG = [
+    (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', -32600),
+    (b'{"jsonrpc":"2.0","id":5,"method":"ping","method":"tools/call"}', -32700),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"a":1,"a":2}}}', -32700),
+    (
+        b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"n":9007199254740993}}}',
+        -32700,
+    ),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"n":NaN}}}', -32700),
+    (
+        b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":{"t":"'
+        + b"x" * 300_000
+        + b'"}}}',
+        -32700,
+    ),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","task":{}}}', -32602),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"echo","arguments":[]}}', -32602),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"nobody"}}', -32602),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"twice"}}', -32602),
+    (b'{"jsonrpc":"2.0","id":5,"method":"tools/call","params":[]}', -32600),
+    (b'{"jsonrpc":"2.0","id":5,"method":"ping","extra":1}', -32600),
+    (b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}', -32600),
+    (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600),
+    (b'{"id":5,"method":"ping"}', -32600),
+    (b"[" * 100_000, -32700),
+    (b"\xff\xfe", -32700),
+    (b"{", -32700),
+    (b"x" * 5_000_000, -32600),
+]
+"""Lines of a client, and the error that each one gets; one with `"id":5` in it gets it back."""
+
+
+async def test_a_message_that_is_not_exactly_right_is_refused_alive(wire, decisions):
+    for line, code in WRONG:
+        await wire.send(line)
+        answer = await wire.receive()
+        assert answer["error"]["code"] == code, line[:100]
+        assert answer["id"] == (5 if b'"id":5' in line else None), line[:100]
     assert "result" in await wire.ask("ping")
     assert decisions.asked == []
     assert [line["method"] for line in wire.reached()] == ["ping"]
@@ -349,27 +352,24 @@ async def test_an_approval_says_who_may_give_it(wire, decisions):
     assert "Do not repeat the call unchanged before it is approved" in text
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"action_digest": b"\1" * 32},
-        {"action_digest": b""},
-        {"repeated_answer": True},
-        {"effect": pb.EFFECT_UNSPECIFIED},
-        {"effect": 77},
-        {"obligations": [pb.Obligation(id="rewrite", parameters_json=b"{}")]},
-        {"session": "another"},
-    ],
-    ids=str,
+UNFIT = (
+    {"action_digest": b"\1" * 32},
+    {"action_digest": b""},
+    {"repeated_answer": True},
+    {"effect": pb.EFFECT_UNSPECIFIED},
+    {"effect": 77},
+    {"obligations": [pb.Obligation(id="rewrite", parameters_json=b"{}")]},
+    {"session": "another"},
+    {"reasons": []},
 )
-async def test_an_allow_that_does_not_fit_forwards_nothing(wire, decisions, change):
-    def rule(request, response):
-        fields = {d.name: value for d, value in response.ListFields()} | change
-        return pb.AuthorizeResponse(**fields)
 
-    decisions.rule = rule
-    answer = await wire.call("echo", text="x")
-    assert answer["result"]["isError"] is True
+
+async def test_an_allow_that_does_not_fit_forwards_nothing(wire, decisions):
+    for change in UNFIT:
+        decisions.rule = lambda request, response, change=change: pb.AuthorizeResponse(
+            **({field.name: value for field, value in response.ListFields()} | change)
+        )
+        assert (await wire.call("echo", text="x"))["result"]["isError"] is True, change
     assert wire.reached() == []
 
 
@@ -378,6 +378,14 @@ async def test_a_refusing_sidecar_is_a_denial(wire, decisions):
     text = (await wire.call("echo"))["result"]["content"][0]["text"]
     assert "without one nothing runs" in text
     assert "internal words" not in text
+    assert wire.reached() == []
+
+
+async def test_what_the_caller_can_mend_is_said_to_it(wire, decisions):
+    decisions.rule = lambda request, response: Refusal(Code.INVALID_ARGUMENT, "the arguments are over 256 KiB")
+    text = (await wire.call("echo"))["result"]["content"][0]["text"]
+    assert "the arguments are over 256 KiB" in text
+    assert "correct the tool or the arguments" in text
     assert wire.reached() == []
 
 
@@ -459,6 +467,28 @@ async def test_a_server_that_dies_leaves_errors_and_no_shim(wire, decisions):
     async with asyncio.timeout(10):
         assert await wire.process.wait() == 69
     assert sorted(decisions.settled) == [("d1", FAILED), ("d2", FAILED)]
+
+
+async def test_a_go_ahead_that_comes_after_the_server_died_is_given_back(wire, decisions):
+    died = asyncio.Event()
+
+    def rule(request, response):
+        async def later():
+            await died.wait()
+            return response
+
+        return later() if request.tool == "strange/echo" else response
+
+    decisions.rule = rule
+    await wire.send({"jsonrpc": "2.0", "id": "waiting", "method": "tools/call", "params": {"name": "echo"}})
+    await until(lambda: bool(decisions.asked))
+    await wire.send({"jsonrpc": "2.0", "id": "fatal", "method": "tools/call", "params": {"name": "die"}})
+    assert (await wire.receive())["id"] == "fatal"
+    died.set()
+    answer = await wire.receive()
+    assert answer["id"] == "waiting"
+    assert "error" in answer
+    assert sorted(await settled(decisions, 2)) == [("d1", NOT_EXECUTED), ("d2", FAILED)]
 
 
 @pytest.mark.parametrize("how", ["eof", "signal"])
