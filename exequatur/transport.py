@@ -244,6 +244,8 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            # Connections of our last life that linger do not count; who listens or holds the port still does.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), int(port)))
             real = probe.getsockname()[1]
         held = socket.socket(family)
