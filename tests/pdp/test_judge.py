@@ -8,13 +8,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from judging import ENFORCER, HOUR, OTHER, PERMIT, REGISTRY, Scripted, action, says, session, snapshot
-from policies import NOW
 
 from exequatur.action import action_digest
 from exequatur.record import encode
+from judging import ENFORCER, HOUR, OTHER, PERMIT, REGISTRY, Scripted, action, says, session, snapshot
 from pdp.judge import failed, judge, timed
 from pdp.model import Effect, Reason, ReasonKind, Verdict
+from policies import NOW
 
 DENY, ALLOW = Effect.DENY, Effect.ALLOW
 

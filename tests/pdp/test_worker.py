@@ -8,11 +8,10 @@ import sqlite3
 import time
 
 import pytest
-from conveying import Clock, desk
-from judging import HOUR, OTHER, PERMIT, action, says, snapshot
-from policies import NOW
 
+from conveying import Clock, desk
 from exequatur.spool import SpoolError
+from judging import HOUR, OTHER, PERMIT, action, says, snapshot
 from pdp.control.sessions import (
     BusyError,
     Fate,
@@ -27,6 +26,7 @@ from pdp.control.store import StoreError
 from pdp.model import Effect, ReasonKind
 from pdp.requests import Broken, Refuse
 from pdp.rounds import Rules
+from policies import NOW
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
 

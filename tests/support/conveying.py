@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judging import ENFORCER, HOUR, snapshot
-from policies import NOW
-
 from exequatur.spool import Spool
+from judging import ENFORCER, HOUR, snapshot
 from pdp.control.sessions import Report, Wish
 from pdp.control.store import Store
 from pdp.engine.snapshot import Snapshot
@@ -22,6 +20,7 @@ from pdp.model import Intent, Session
 from pdp.requests import Ask, Close, Open, Settle, Show
 from pdp.rounds import Rules
 from pdp.worker import Conveyor
+from policies import NOW
 
 OPENER = "spiffe://example.com/orchestrator"
 

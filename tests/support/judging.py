@@ -6,8 +6,6 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-from policies import AGENTS, NOW, REPOSITORY, STRING, as_json, tool
-
 from exequatur.action import Action, Claims
 from exequatur.registry import Registry
 from exequatur.trust.canonical import canonical
@@ -16,6 +14,7 @@ from pdp.engine.inventory import Agents, Limits
 from pdp.engine.manifest import EngineSpec, Manifest, Role
 from pdp.engine.snapshot import Snapshot
 from pdp.model import Effect, Reason, ReasonKind, Session, Verdict
+from policies import AGENTS, NOW, REPOSITORY, STRING, as_json, tool
 
 ENFORCER = "spiffe://example.com/sidecar/coder"
 OTHER = "spiffe://example.com/sidecar/other"

@@ -1,0 +1,308 @@
+"""The decision point as real processes: it starts or says why, swaps or changes nothing, dies and comes back whole."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+import bank
+from exequatur.client import CallError, Client, Effect, Outcome
+from exequatur.spool import Spool
+from exequatur.transport import UNSAFE_PLAINTEXT
+from exequatur.v1 import decision_pb2
+from stack import Process, free_port, http_get, until
+
+HOUR = dt.timedelta(hours=1)
+
+
+class Pdp:
+    """A decision point in a folder, in plain text on loopback."""
+
+    def __init__(self, folder: Path, *extra: str, workers: int = 1) -> None:
+        self.folder, self.state = folder, folder / "state"
+        self.bundles, self.keys = bank.put(folder)
+        self.target = f"127.0.0.1:{free_port()}"
+        http = free_port()
+        argv = [
+            *("pdp", "serve", "--unsafe-plaintext", f"--listen={self.target}", f"--http=127.0.0.1:{http}"),
+            *(f"--state={self.state}", f"--bundle={self.bundles}", f"--workers={workers}", "--log-level=debug"),
+            *(f"--openers={UNSAFE_PLAINTEXT}", *(extra or (f"--keys={self.keys}",))),
+        ]
+        self.process = Process("pdp", argv, folder / "pdp.log", http)
+
+    def client(self) -> Client:
+        return Client(self.target, unsafe_plaintext=True, timeout_s=10)
+
+    def log(self) -> str:
+        return self.process.log.read_text()
+
+    def workers(self) -> list[int]:
+        """Give the workers' process ids."""
+        children = Path(f"/proc/{self.process.popen.pid}/task/{self.process.popen.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def records(self) -> list[dict]:
+        """Read all spools, as they are when nothing runs."""
+        found = []
+        for folder in sorted(self.state.glob("spool-*")):
+            spool = Spool.open(folder, identity=UNSAFE_PLAINTEXT)
+            found += [json.loads(data) for data in spool.read(1, 1_000_000)]
+            spool.close()
+        return found
+
+    def metric(self, name: str) -> float:
+        """Sum a metric over its labels."""
+        text = http_get(self.process.http, "/metrics")[1]
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+@pytest.fixture
+def pdp(tmp_path):
+    made = Pdp(tmp_path)
+    yield made
+    made.process.kill()
+
+
+def open_session(client, **changes):
+    wish = {"lifetime": HOUR, "scope": ["bank/*"], "max_steps": 1000, "budget_microusd": 10**10, **changes}
+    return client.open_session("teller", UNSAFE_PLAINTEXT, **wish)
+
+
+def look(client, account="7", **rest):
+    return client.authorize("bank/look", {"account": account}, agent="teller", **rest)
+
+
+def pay(client, dollars=5, **rest):
+    return client.authorize("bank/pay", {"to": "ann", "dollars": dollars}, agent="teller", **rest)
+
+
+def test_one_life(pdp):
+    pdp.process.start()
+    with pdp.client() as client:
+        session = open_session(client)
+        allowed = pay(client)
+        assert allowed.allowed
+        assert (allowed.session, allowed.reserved_microusd, allowed.bundle_sequence) == (session.id, bank.DOLLAR, 1)
+        assert client.settle(allowed.decision_id, Outcome.EXECUTED, cost_microusd=700_000) == 700_000
+        asked = pay(client, 101)
+        assert asked.effect is Effect.REQUIRE_APPROVAL
+        denied = look(client, "rm\t-rf")
+        assert denied.effect is Effect.DENY
+        assert "rego.danger" in [reason.policy for reason in denied.reasons]
+        shown = client.get_session(agent="teller")
+        assert (shown.session.spent_microusd, shown.session.steps) == (700_000, 1)
+        assert shown.tools.keys() == bank.TOOLS.keys()
+        # What cannot be judged has a status, and is on record.
+        with grpc.insecure_channel(pdp.target) as channel:
+            call = channel.unary_unary("/exequatur.v1.DecisionService/Authorize")
+            for broken in (b"\xff\xff", b"", decision_pb2.AuthorizeRequest(tool="bank/look").SerializeToString()):
+                with pytest.raises(grpc.RpcError) as error:
+                    call(broken, timeout=5)
+                assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            big = decision_pb2.AuthorizeRequest(agent="teller", tool="bank/look", arguments_json=b"7" * 300 * 1024)
+            with pytest.raises(grpc.RpcError) as error:
+                call(big.SerializeToString(), timeout=5)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert http_get(pdp.process.http, "/healthz")[0] == 200
+        until(lambda: pdp.metric("exequatur_decisions_total") == 3, what="the count of decisions")
+        assert pdp.metric("exequatur_bundle_sequence") == 1
+        assert pdp.metric("exequatur_calls_refused_total") == 4
+    # Nobody else may use the same state.
+    other = Process("other", [*pdp.process.argv, f"--listen=127.0.0.1:{free_port()}"], pdp.folder / "other.log", 0)
+    other.spawn()
+    assert other.popen.wait(20) == 64
+    assert "in use by another decision point" in other.log.read_text()
+    assert pdp.process.stop() == 0
+    kinds = [record["kind"] for record in pdp.records()]
+    assert kinds == ["session", "decision", "settlement", "decision", "decision", *["refused"] * 4]
+
+
+def test_a_session_outlives_the_process_and_sigterm_answers_what_was_accepted(pdp):
+    pdp.process.start()
+    with pdp.client() as client:
+        session = open_session(client)
+        begun = threading.Event()
+
+        def ask(_):
+            begun.set()
+            return _try(look, client)
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = pool.map(ask, range(300))
+            begun.wait()
+            code = pdp.process.stop()
+            answered = [answer for answer in answers if answer is not None]
+    assert code == 0
+    assert "Traceback" not in pdp.log()
+    recorded = {r["decision_id"] for r in pdp.records() if r["kind"] == "decision"}
+    assert {answer.decision_id for answer in answered} == recorded, "accepted is answered, answered is on record"
+    pdp.process.start()
+    with pdp.client() as client:
+        assert client.get_session(session.id).session.steps == len(recorded)
+        with pytest.raises(CallError, match="open session already"):
+            open_session(client)
+        assert client.close_session(session.id).closed_at is not None
+
+
+def test_a_taken_port_is_one_line_and_exit_code_69(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        pdp = Pdp(tmp_path)
+        pdp.process.argv.append(f"--listen=127.0.0.1:{taken.getsockname()[1]}")
+        pdp.process.spawn()
+        assert pdp.process.popen.wait(20) == 69
+    errors = [line for line in pdp.log().splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "cannot listen" in errors[0]
+
+
+def test_wrong_settings_are_all_said_at_once_and_exit_code_is_64(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "exequatur", "pdp", "serve", "--workers=0", "--unsafe-plaintext"],
+        check=False,
+        env={"PATH": os.environ["PATH"], "EXEQUATUR_PDP_LISSEN": "x"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 64
+    assert done.stdout == ""
+    for text in ("`workers`", "`state`", "`bundle`", "`EXEQUATUR_PDP_LISSEN` is not a setting"):
+        assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda pdp: (pdp.keys / "bank.pem").write_bytes(b"no key"), "holds no public key"),
+        (lambda pdp: (pdp.keys / "bank.pem").unlink(), "the key folder is empty"),
+        (lambda pdp: (pdp.state.mkdir(), pdp.state.chmod(0o777)), "writable by nobody else"),
+        (lambda pdp: (pdp.state.mkdir(), (pdp.state / "store.sqlite").write_bytes(b"x" * 9999)), "not a database"),
+    ],
+    ids=["bad key", "no key", "open folder", "broken store"],
+)
+def test_what_must_not_start_does_not(tmp_path, spoil, text):
+    pdp = Pdp(tmp_path)
+    spoil(pdp)
+    pdp.process.spawn()
+    assert pdp.process.popen.wait(20) == 64
+    (line,) = [line for line in pdp.log().splitlines() if line.startswith("error:")]
+    assert text in line
+
+
+def test_without_a_bundle_that_holds_it_is_not_ready_and_says_what_is_missing(pdp):
+    (archive,) = pdp.bundles.iterdir()
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-40] + bytes(40))
+    pdp.process.spawn()
+    until(lambda: "a bundle is refused" in pdp.log(), what="the refusal")
+    status, text = http_get(pdp.process.http, "/readyz")
+    assert status == 503
+    assert json.loads(text)["missing"] == ["first bundle", "worker 0"]
+    archive.write_bytes(whole)
+    until(lambda: http_get(pdp.process.http, "/readyz")[0] == 200, what="ready")
+
+
+def test_a_new_bundle_is_swapped_in_and_a_bad_one_changes_nothing(pdp):
+    pdp.process.start()
+    with pdp.client() as client:
+        open_session(client)
+        assert look(client).bundle_sequence == 1
+        bank.put(pdp.folder, 3)
+        until(lambda: look(client).bundle_sequence == 3, what="sequence 3")
+        (pdp.bundles / "bank-4.tar.gz").write_bytes(b"nothing that anybody signed")
+        until(lambda: "bank-4.tar.gz" in pdp.log(), what="the refusal of 4")
+        bank.put(pdp.folder, 2)
+        assert look(client).bundle_sequence == 3
+    pdp.process.stop()
+    # After a restart the floor still stands: what is older never serves again.
+    (pdp.bundles / "bank-3.tar.gz").unlink()
+    pdp.process.spawn()
+    until(lambda: "sequence 2 after 3" in pdp.log(), what="the refusal of 2")
+    assert http_get(pdp.process.http, "/readyz")[0] == 503
+
+
+def test_an_unsigned_bundle_serves_only_as_unsafe_and_warns(tmp_path):
+    pdp = Pdp(tmp_path, "--unsafe-unsigned")
+    pdp.process.start()
+    try:
+        with pdp.client() as client:
+            open_session(client)
+            decision = look(client)
+            assert decision.effect is Effect.WARN
+            assert "unsafe" in decision.reasons[0].text
+        assert "unsafe: bundles that nobody signed" in pdp.log()
+    finally:
+        pdp.process.kill()
+
+
+def test_64_racers_never_exceed_steps_or_budget_whatever_is_killed(tmp_path):
+    pdp = Pdp(tmp_path, workers=2)
+    pdp.process.start()
+    allowed: list[tuple[str, int]] = []
+    racing = threading.Event()
+    racing.set()
+    try:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(pdp.client()) for _ in range(16)]
+            session = open_session(clients[0], max_steps=700, budget_microusd=150 * bank.DOLLAR)
+
+            def race(number: int) -> None:
+                while racing.is_set():
+                    decision = _try(pay if number % 2 else look, clients[number % 16])
+                    if decision is not None and decision.allowed:
+                        allowed.append((decision.decision_id, decision.reserved_microusd))
+                    elif decision is not None and "steps" in decision.reasons[0].text:
+                        return
+
+            with ThreadPoolExecutor(64) as pool:
+                racers = [pool.submit(race, number) for number in range(64)]
+                for enough in (100, 250, 400):
+                    until(lambda enough=enough: len(allowed) > enough, what=f"the race to {enough}")
+                    os.kill(pdp.workers()[0], signal.SIGKILL)
+                until(lambda: all(racer.done() for racer in racers), 60, "the end of the race")
+                racing.clear()
+            assert http_get(pdp.process.http, "/readyz")[0] == 200, "the supervisor lives"
+            shown = clients[0].get_session(session.id).session
+            assert len(allowed) <= shown.steps == 700
+            assert sum(amount for _, amount in allowed) <= shown.reserved_microusd <= 150 * bank.DOLLAR
+        workers = pdp.workers()
+        assert len(workers) == 2
+        os.kill(pdp.process.popen.pid, signal.SIGKILL)
+        until(lambda: not any(_runs(pid) for pid in workers), what="the workers' end, without their supervisor")
+    finally:
+        racing.clear()
+        pdp.process.kill()
+    recorded = [r["decision_id"] for r in pdp.records() if r["kind"] == "decision" and r["effect"] != "deny"]
+    assert len(recorded) == len(set(recorded)) <= 700, "one record a decision"
+    assert {decision for decision, _ in allowed} <= set(recorded), "what was answered is on record"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+    except OSError:
+        return False
+
+
+def _try(call, client):
+    try:
+        return call(client)
+    except CallError:
+        return None
