@@ -67,8 +67,11 @@ class ArgumentSchema:
         """Check, close and compile an `inputSchema`. Raises `SchemaError`."""
         if not isinstance(schema, dict):
             raise SchemaError("", "an object is needed here")
-        for pointer, node in _schemas(schema):
+        nodes = list(_schemas(schema))
+        known = {id(node) for _, node in nodes}
+        for pointer, node in nodes:
             _check(pointer, node)
+            _check_references(pointer, node, schema, known)
         if schema.get("type") != "object":
             raise SchemaError("/type", 'must be "object"')
         closed = {name: value for name, value in schema.items() if name != "$schema"}
@@ -128,12 +131,20 @@ def _check(pointer: str, node: dict[str, Json]) -> None:
         raise SchemaError(f"{pointer}/{_escape(name)}", "is a keyword of another draft: write it as 2020-12 has it")
     if pointer and "$id" in node:
         raise SchemaError(f"{pointer}/$id", "an embedded schema with an `$id` of its own is not supported")
-    for name in node.keys() & _REFERENCES:
-        if not str(node[name]).startswith("#"):
-            raise SchemaError(f"{pointer}/{name}", "refers to another document: copy what it names into `$defs`")
     properties = node.get("properties")
     for name in RESERVED & properties.keys() if isinstance(properties, dict) else ():
         raise SchemaError(f"{pointer}/properties/{name}", "is a reserved name that policy could mistake for a type")
+
+
+def _check_references(pointer: str, node: dict[str, Json], root: Json, known: set[int]) -> None:
+    for name in sorted(node.keys() & _REFERENCES):
+        reference = str(node[name])
+        if not reference.startswith("#"):
+            raise SchemaError(f"{pointer}/{name}", "refers to another document: copy what it names into `$defs`")
+        target = _target(reference, root)
+        # A schema under a keyword that is not JSON Schema's has been neither checked nor closed.
+        if not isinstance(target, bool) and id(target) not in known:
+            raise SchemaError(f"{pointer}/{name}", "refers to nothing that is a schema: put what it names into `$defs`")
 
 
 def _children(keyword: str, value: Json) -> Iterable[tuple[str, Json]]:
