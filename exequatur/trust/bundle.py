@@ -2,22 +2,22 @@
 
 `verify` is a pure function of bytes, keys, time and floor. Its steps, in this order, each with its own refusal:
 
- 1. the archive is one gzip tar of plain files, within limits, no name twice (`archive.py`);
+ 1. the archive is one tar, gzipped or not, of plain files, within limits, no name twice (`archive.py`);
  2. nothing in it is of a kind that OPA would load unverified, or read in two ways: deltas (`patch.json`), YAML data,
-    a second `*signatures.json`;
+    a second `*signatures.json`, a second manifest;
  3. all JSON in it is strict;
  4. `.signatures.json` holds exactly one JWS;
  5. the key is named: the header's `kid`, else the claim `keyid`, else refused; never "try all keys";
  6. the signature holds, with the key's own algorithm;
  7. the payload, the very bytes that were signed, parses strictly and has the claims that we know in their types;
  8. each file listed is there with its hash, and each file there is listed; SHA-2 only;
- 9. the archive is, to the byte, what we would write from its files: nothing hides in its headers;
+ 9. the archive is, to the byte, what we would write from its files: nothing hides between them;
 10. the bundle is for this tenant;
 11. it is valid now: `nbf` <= now < `exp`;
 12. its `sequence` is not below the floor, and at the floor it is the same bundle.
 
 A bundle without `sequence` and `exp` (one that `opa sign` made) verifies with `serve=False`, and is never served.
-Source: OPA, "Bundles", signing; CONTRACTS of the format were tried against OPA itself, see tests.
+Source: OPA, "Bundles", signing; what its documents leave open was tried on OPA itself (tests/exequatur/trust).
 """
 
 from __future__ import annotations
@@ -25,15 +25,23 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
-from exequatur.trust.archive import LIMITS, BundleLimits, read_tar, unpack, write_archive
-from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse
+from exequatur.trust.archive import (
+    LIMITS,
+    BundleLimits,
+    check_gzip,
+    inflate,
+    read_tar,
+    unpack,
+    write_archive,
+    write_tar,
+)
+from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
 from exequatur.trust.errors import (
     EquivocationError,
     ExpiredError,
@@ -49,6 +57,7 @@ from exequatur.trust.keys import BundleKeys, SigningKey
 SIGNATURES: Final = ".signatures.json"
 MANIFEST: Final = ".manifest"
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=2_000_000, string_bytes=2**20)
+_SIGNATURES_LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20)
 _HASHES: Final = {
     "SHA-256": "sha256",
     "SHA-224": "sha224",
@@ -98,10 +107,17 @@ class VerifiedBundle:
 
 
 def sign(files: Mapping[str, bytes], key: SigningKey, claims: BundleClaims) -> bytes:
-    """Pack and sign `files`; the archive is the same for the same input when `key` is RS256."""
-    if SIGNATURES in files:
-        files = {name: content for name, content in files.items() if name != SIGNATURES}
+    """Pack and sign `files`; the archive is the same for the same input when `key` is RS256.
+
+    Raises `FormatError` for files that `verify` would refuse, and `ValueError` for claims that never hold.
+    """
+    if claims.sequence < 1 or (claims.not_before is not None and claims.not_before >= claims.expires_at):
+        raise ValueError("a bundle's sequence starts at 1, and it expires after it begins")
+    files = {name: content for name, content in files.items() if name != SIGNATURES}
+    if not files:
+        raise FormatError("there are no files to sign")
     _check_names(files)
+    _check_json(files)
     payload: dict[str, Json] = {
         "exp": int(claims.expires_at.timestamp()),
         "files": [
@@ -113,8 +129,7 @@ def sign(files: Mapping[str, bytes], key: SigningKey, claims: BundleClaims) -> b
     if claims.not_before is not None:
         payload["nbf"] = int(claims.not_before.timestamp())
     token = key.sign(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode())
-    signatures = json.dumps({"signatures": [token]}, indent=1).encode()
-    return write_archive({**files, SIGNATURES: signatures})
+    return write_archive({**files, SIGNATURES: _signatures_file(token)})
 
 
 def verify(
@@ -131,7 +146,7 @@ def verify(
 
     `serve=False` verifies what was signed by others' tools: no tenant, no times, no sequence needed.
     """
-    tar = unpack(data, limits)  # 1
+    tar = inflate(data, limits)  # 1
     files = read_tar(tar, limits)
     digest = hashlib.sha256(tar).digest()
     signatures = files.pop(SIGNATURES, None)
@@ -144,6 +159,7 @@ def verify(
     payload = keys.get(kid).verify(token)  # 6
     claims = _claims(payload)  # 7
     _check_files(files, claims["files"])  # 8
+    check_gzip(data, tar)  # now that a damaged file has been named
     bundle = VerifiedBundle(
         files=files,
         digest=digest,
@@ -158,7 +174,9 @@ def verify(
     if serve:
         if "sequence" not in claims or "exp" not in claims:
             raise FormatError("the signature has no `sequence` and `exp`: sign it with `exequatur bundle sign`")
-        _check_archive(data, {**files, SIGNATURES: signatures})  # 9
+        if signatures != _signatures_file(token):  # 9
+            raise FormatError(f"`{SIGNATURES}` is not as `exequatur bundle sign` writes it: sign it with that")
+        _check_archive(data, tar, {**files, SIGNATURES: signatures})
         _check_now(bundle, tenant=tenant, now=now)  # 10, 11
         check_floor(bundle, floor)  # 12
     return bundle
@@ -184,14 +202,17 @@ def check_floor(bundle: VerifiedBundle, floor: Floor | None) -> None:
         raise RollbackError(
             f"sequence {bundle.sequence} after {floor.sequence}: sign the older policy anew, with a higher one"
         )
-    if not hmac.compare_digest(bundle.digest, floor.digest):
+    if bundle.digest != floor.digest:
         raise EquivocationError(
             f"sequence {bundle.sequence} was served with other content: somebody signed two bundles"
         )
 
 
 def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:
-    """Hash a file as OPA does: `data.json` and `.manifest` by their parsed value, all others by their bytes."""
+    """Hash a file as OPA does: `data.json` and `.manifest` by their parsed value, all others by their bytes.
+
+    The former must have passed the strict parser; `algorithm` is one of OPA's names for SHA-2.
+    """
     hasher = hashlib.new(_HASHES[algorithm])
     if name.rpartition("/")[2] in _STRUCTURED:
         hasher.update(_structured(content))
@@ -208,10 +229,10 @@ class _Literal(str):
 
 def _structured(content: bytes) -> bytes:
     """Write a JSON value as Go's encoder does: sorted keys, no spaces, numbers as written, `<>&` raw."""
-    value = json.loads(content, parse_int=_Literal, parse_float=_Literal)
+    value = json.loads(content.decode(), parse_int=_Literal, parse_float=_Literal)
     parts: list[str] = []
     _write(value, parts)
-    return "".join(parts).encode("utf-8", "replace")
+    return "".join(parts).encode()
 
 
 def _write(value: Any, parts: list[str]) -> None:
@@ -240,8 +261,12 @@ def _check_names(files: Mapping[str, bytes]) -> None:
         base = name.rpartition("/")[2]
         if base in ("data.yaml", "data.yml"):
             raise FormatError(f"`{name}`: data must be JSON, YAML can be read in two ways")
-        if base == "patch.json" or name.endswith("signatures.json"):
-            raise FormatError(f"`{name}` is of a kind that is never verified: delta bundles are refused")
+        if base == "patch.json":
+            raise FormatError(f"`{name}`: delta bundles are refused, OPA verifies none")
+        if name.endswith("signatures.json"):
+            raise FormatError(f"`{name}`: signatures are in `{SIGNATURES}` alone, others have slipped past OPA")
+        if name.endswith((MANIFEST, ".manifest.pb")) and name != MANIFEST:
+            raise FormatError(f"`{name}`: OPA would take it for the manifest, which is `{MANIFEST}` alone")
 
 
 def _check_json(files: Mapping[str, bytes]) -> None:
@@ -255,7 +280,7 @@ def _check_json(files: Mapping[str, bytes]) -> None:
 
 def _token(signatures: bytes) -> str:
     try:
-        value = parse(signatures, JSON_LIMITS_SIGNATURES)
+        value = parse(signatures, _SIGNATURES_LIMITS)
     except JsonError as error:
         raise FormatError(f"`{SIGNATURES}`: {error}") from None
     if not isinstance(value, dict):
@@ -268,7 +293,8 @@ def _token(signatures: bytes) -> str:
     return tokens[0]
 
 
-JSON_LIMITS_SIGNATURES: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20)
+def _signatures_file(token: str) -> bytes:
+    return json.dumps({"signatures": [token]}, indent=1).encode()
 
 
 def _kid(token: str) -> str:
@@ -317,13 +343,13 @@ def _check_files(files: Mapping[str, bytes], listed: list[Any]) -> None:
             raise FormatError("the signed list has an entry without `name`, `hash` and `algorithm`")
         name, algorithm = item["name"], item["algorithm"]
         if name in seen:
-            raise FormatError(f"the signed list has `{name}` twice")
+            raise FormatError(f"the signed list has {quoted(name)} twice")
         seen.add(name)
         if name not in files:
-            raise SignatureError(f"`{name}` is signed, and missing from the bundle")
+            raise SignatureError(f"{quoted(name)} is signed, and missing from the bundle")
         if algorithm not in _HASHES:
-            raise SignatureError(f"`{name}` is listed with `{algorithm}`: only SHA-2 is taken")
-        if not hmac.compare_digest(file_hash(name, files[name], algorithm), item["hash"]):
+            raise SignatureError(f"`{name}` is listed with {quoted(algorithm)}: only SHA-2 is taken")
+        if file_hash(name, files[name], algorithm) != item["hash"]:
             raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")
     if unlisted := sorted(files.keys() - seen):
         raise SignatureError(f"`{unlisted[0]}` is in the bundle, and was not signed")
@@ -331,17 +357,19 @@ def _check_files(files: Mapping[str, bytes], listed: list[Any]) -> None:
         raise FormatError("the signed list is empty")
 
 
-def _check_archive(data: bytes, files: Mapping[str, bytes]) -> None:
-    ours = write_archive(files)
-    if hmac.compare_digest(data, ours):
-        return
-    at = next((i for i, (left, right) in enumerate(zip(data, ours, strict=False)) if left != right), len(ours))
-    raise FormatError(f"byte {at} of the archive is not as `exequatur bundle sign` writes it: sign it with that")
+def _check_archive(data: bytes, tar: bytes, files: Mapping[str, bytes]) -> None:
+    pairs = [("tar", tar, write_tar(files))]
+    if data is not tar:
+        pairs.append(("gzip stream", data, write_archive(files)))
+    for name, theirs, ours in pairs:
+        if theirs != ours:
+            at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), len(ours))
+            raise FormatError(f"byte {at} of the {name} is not as `exequatur bundle sign` writes it: sign it with that")
 
 
 def _check_now(bundle: VerifiedBundle, *, tenant: str, now: datetime) -> None:
     if bundle.tenant != tenant:
-        raise ScopeError(f"the bundle is for tenant `{bundle.tenant}`, not for `{tenant}`")
+        raise ScopeError(f"the bundle is for tenant {quoted(bundle.tenant)}, not for {quoted(tenant)}")
     if bundle.not_before is not None and now < bundle.not_before:
         raise NotYetValidError(f"the bundle is not valid before {bundle.not_before:%Y-%m-%dT%H:%M:%SZ}")
     if now >= bundle.expires_at:

@@ -26,10 +26,13 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
+from exequatur.trust.canonical import quoted
 from exequatur.trust.errors import FormatError, SignatureError, UnknownKeyError
 
 RSA_BITS: Final = 2048
 """The smallest RSA modulus, in bits (NIST SP 800-131A)."""
+RSA_EXPONENT: Final = 65537
+"""The smallest RSA exponent (FIPS 186-5): with 1, anybody signs."""
 
 CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -106,7 +109,7 @@ class KeyRing:
         try:
             return self.keys[kid]
         except KeyError:
-            raise UnknownKeyError(f"no key `{kid}`: the key folder has {_list(self.keys)}") from None
+            raise UnknownKeyError(f"no key {quoted(kid)}: the key folder has {_list(self.keys)}") from None
 
 
 BundleKeys = NewType("BundleKeys", KeyRing)
@@ -158,6 +161,8 @@ def load_log_key(pem: bytes) -> ed25519.Ed25519PrivateKey:
 def _public_key(name: str, pem: bytes) -> PublicKey:
     if b"PRIVATE KEY" in pem:
         raise FormatError(f"`{name}` holds a private key: only public keys belong there")
+    if pem.count(b"-----BEGIN ") > 1:
+        raise FormatError(f"`{name}` holds more than one key: give each its own file")
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -180,6 +185,8 @@ def _name(name: str, key: _Public) -> tuple[str, str]:
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < RSA_BITS:
             raise FormatError(f"`{name}` has {key.key_size} bits: at least {RSA_BITS} are needed")
+        if key.public_numbers().e < RSA_EXPONENT:
+            raise FormatError(f"`{name}` has a small exponent: at least {RSA_EXPONENT} is needed")
         allowed: tuple[str, ...] = RSA_ALGORITHMS
     else:
         allowed = tuple(alg for curve, alg in CURVES.items() if curve == key.curve.name)

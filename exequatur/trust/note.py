@@ -1,6 +1,8 @@
 """Checkpoints of a log: C2SP signed notes with Ed25519 (c2sp.org/signed-note, c2sp.org/tlog-checkpoint).
 
-Rules: the text that was signed is the text that is parsed; a note without a good signature by a known key is nothing.
+Rules: the text that was signed is the text that is parsed; a note without a good signature by a known key is nothing;
+neither is one on which a known key's signature does not hold, or where one line is no signature. Lines of keys that
+are not known, witnesses' for one, are passed over.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from exequatur.trust.canonical import quoted
 from exequatur.trust.errors import FormatError, SignatureError
 
 ED25519: Final = b"\x01"
 _NAME: Final = re.compile(r"[^\s+]+")
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,17}")
-_NOTE_BYTES: Final = 64 * 1024
+_LINE: Final = re.compile(r"[^\x00-\x1f]+")
+_SIGNATURE: Final = re.compile(r"\u2014 (?P<name>[^\s+]+) (?P<base64>[A-Za-z0-9+/=]+)")
+_NOTE_CHARACTERS: Final = 64 * 1024
+_ROOT_BYTES: Final = hashlib.sha256().digest_size
+_ID_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,12 @@ class LogKey:
 def sign_checkpoint(checkpoint: Checkpoint, name: str, key: Ed25519PrivateKey) -> str:
     """Sign `checkpoint` as `name`; returns the note."""
     text = checkpoint.text()
-    if not _NAME.fullmatch(name) or "\n" in checkpoint.origin or not all(checkpoint.extensions):
-        raise ValueError("a note's name has no space or plus, its lines are not empty")
+    if not _NAME.fullmatch(name):
+        raise ValueError("a signer's name has no space and no plus")
+    if not all(_LINE.fullmatch(line) for line in (checkpoint.origin, *checkpoint.extensions)):
+        raise ValueError("a checkpoint's lines are not empty, and have no control characters")
+    if len(checkpoint.root) != _ROOT_BYTES or checkpoint.size < 0:
+        raise ValueError("a checkpoint has a size, and a root of 32 bytes")
     signature = LogKey(name, key.public_key()).id + key.sign(text.encode())
     return f"{text}\n\u2014 {name} {base64.b64encode(signature).decode()}\n"
 
@@ -90,38 +101,43 @@ def open_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> Checkpoin
 
     Raises `FormatError` for what is no checkpoint of `origin`, `SignatureError` where no known key signed it.
     """
-    if len(note) > _NOTE_BYTES:
+    if len(note) > _NOTE_CHARACTERS:
         raise FormatError("the note is too long")
     text, blank, signatures = note.partition("\n\n")
     if not blank or not signatures.endswith("\n"):
         raise FormatError("the note has no signatures")
     text += "\n"
-    if not any(_signed(text, line, key) for line in signatures.splitlines() for key in keys):
+    # Every line is looked at: a bad one must not hide behind a good one.
+    if not sum(_signed(text, line, keys) for line in signatures[:-1].split("\n")):
         raise SignatureError("no known key has signed the checkpoint")
     lines = text.split("\n")[:-1]
-    if len(lines) < 3 or not _DECIMAL.fullmatch(lines[1]) or not all(lines):  # noqa: PLR2004  origin, size, root
+    if len(lines) < 3 or not _DECIMAL.fullmatch(lines[1]) or not all(map(_LINE.fullmatch, lines)):  # noqa: PLR2004  origin, size, root
         raise FormatError("the note is no checkpoint")
     try:
         root = base64.b64decode(lines[2], validate=True)
     except (ValueError, binascii.Error):
         raise FormatError("the checkpoint's root is not base64") from None
-    if len(root) != hashlib.sha256().digest_size:
+    if len(root) != _ROOT_BYTES:
         raise FormatError("the checkpoint's root is no SHA-256")
     if lines[0] != origin:
-        raise FormatError(f"the checkpoint is of the log `{lines[0]}`, not of `{origin}`")
+        raise FormatError(f"the checkpoint is of the log {quoted(lines[0])}, not of {quoted(origin)}")
     return Checkpoint(lines[0], int(lines[1]), root, tuple(lines[3:]))
 
 
-def _signed(text: str, line: str, key: LogKey) -> bool:
-    """Whether `line` is a good signature of `text` by `key`; another's line is no error (signed-note)."""
-    dash, name, encoded = (*line.split(" "), "", "", "")[:3]
-    if dash != "\u2014" or name != key.name:
-        return False
+def _signed(text: str, line: str, keys: Sequence[LogKey]) -> bool:
+    """Whether `line` is a signature of `text` by one of `keys`; raises where it is a bad one, or none at all."""
+    match = _SIGNATURE.fullmatch(line)
     try:
-        signature = base64.b64decode(encoded, validate=True)
-        if signature[:4] != key.id:
-            return False
-        key.key.verify(signature[4:], text.encode())
-    except (ValueError, binascii.Error, InvalidSignature):
-        return False
-    return True
+        decoded = base64.b64decode(match["base64"], validate=True) if match else b""
+    except (ValueError, binascii.Error):
+        decoded = b""
+    if match is None or len(decoded) <= _ID_BYTES:
+        raise FormatError("a line below the checkpoint is no signature")
+    for key in keys:
+        if key.name == match["name"] and key.id == decoded[:_ID_BYTES]:
+            try:
+                key.key.verify(decoded[_ID_BYTES:], text.encode())
+            except (InvalidSignature, UnicodeEncodeError):
+                raise SignatureError(f"the checkpoint is not what {quoted(key.name)} signed") from None
+            return True
+    return False
