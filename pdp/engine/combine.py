@@ -7,6 +7,7 @@ strictest effect wins; adding a verdict never weakens the result; two obligation
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from exequatur.trust.canonical import canonical
@@ -30,7 +31,7 @@ def combine(verdicts: Sequence[tuple[Role, Verdict]]) -> Verdict:
     """
     if not any(role is Role.DECIDE for role, _ in verdicts):
         return refusal(_NOBODY_JUDGED)
-    strictest = sorted((verdict for _, verdict in verdicts), key=_strictness)
+    strictest = sorted((_own(role, verdict) for role, verdict in verdicts), key=_strictness)
     errors = tuple(error for verdict in strictest for error in verdict.errors)
     effect = Effect.DENY if errors else strictest[0].effect
     kept = [verdict for verdict in strictest if verdict.effect is Effect.DENY] if effect is Effect.DENY else strictest
@@ -44,6 +45,14 @@ def combine(verdicts: Sequence[tuple[Role, Verdict]]) -> Verdict:
         return refusal("two policies give the same obligation with different parameters")
     approvers = tuple(sorted({name for verdict in strictest for name in verdict.approvers}))
     return Verdict("", effect, reasons, obligations, approvers)
+
+
+def _own(role: Role, verdict: Verdict) -> Verdict:
+    """Take out what an engine that restricts says in favour: it cannot permit, so that is no reason."""
+    if role is Role.DECIDE:
+        return verdict
+    against = tuple(reason for reason in verdict.reasons if reason.kind is not ReasonKind.PERMITTED)
+    return replace(verdict, reasons=against)
 
 
 def _strictness(verdict: Verdict) -> tuple[int, int, int]:

@@ -59,6 +59,11 @@ def test_the_strictest_effect_wins_and_its_reason_stands_first():
     assert [reason.policy for reason in result.reasons] == ["b", "a"]
 
 
+def test_an_engine_that_restricts_gives_no_reason_in_favour():
+    result = combine([(Role.DECIDE, verdict(Effect.ALLOW, "a")), (Role.RESTRICT, verdict(Effect.ALLOW, "b"))])
+    assert [reason.policy for reason in result.reasons] == ["a"]
+
+
 def test_an_error_beside_an_allow_is_a_denial_with_the_error_in_evidence():
     result = combine([(Role.DECIDE, verdict(Effect.ALLOW)), (Role.RESTRICT, verdict(Effect.ALLOW, errors=("broken",)))])
     assert result.effect is Effect.DENY
