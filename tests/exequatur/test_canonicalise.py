@@ -235,7 +235,45 @@ def test_a_word_list_that_cannot_be_run_is_refused(words):
 
 
 SHELLS = [found for name in ("sh", "bash", "dash", "zsh") if (found := shutil.which(name))]
-PIECES = "a b ' \" '' \"\" $0 ${0} ~ = * ? [a-z]robe \\ {a,b} .. : / , @ % + - ; & | < > ( ) # ! ^ `:` -m= é 1".split()
+PIECES = [
+    "a",
+    "b",
+    "'",
+    '"',
+    "''",
+    '""',
+    "$0",
+    "${0}",
+    "~",
+    "=",
+    "*",
+    "?",
+    "[a-z]robe",
+    "\\",
+    "{a,b}",
+    "..",
+    ":",
+    "/",
+    ",",
+    "@",
+    "%",
+    "+",
+    "-",
+    ";",
+    "&",
+    "|",
+    "<",
+    ">",
+    "(",
+    ")",
+    "#",
+    "!",
+    "^",
+    "`:`",
+    "-m=",
+    "é",
+    "1",
+]
 WORDS = st.lists(st.sampled_from([*PIECES, " "]), max_size=4).map("".join)
 
 
