@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from exequatur.action import Claims
 from exequatur.registry import Registry
@@ -158,6 +161,69 @@ def test_a_missing_fact_never_makes_a_denial_vanish(snapshot, monkeypatch, case)
         monkeypatch.setattr(rego, "rego_document", lambda _, document=document: document)
         verdict: Verdict = engine.judge(given)
         assert verdict.effect is Effect.DENY, path
+
+
+LISTS = json.loads((PACK / "data.json").read_text())["lists"]
+DIRS = st.lists(st.sampled_from(["src", "a b", "x=1", "Docs", "..."]), max_size=2)
+
+
+@st.composite
+def listed_path(draw: st.DrawFn, names: list[str]) -> str:
+    """An absolute path in the workspace, or from the root, that holds one of the listed names in some spelling."""
+    name = draw(st.sampled_from(names))
+    whole = name if name.startswith("/") else f"/a{name}"
+    whole = whole if whole.endswith("/") else f"{whole}b/"
+    if not whole.startswith("//"):
+        whole = "/" + "/".join(["workspace", *draw(DIRS)]) + whole
+    folded = "".join(draw(st.sampled_from([c.lower(), c.upper()])) for c in whole[len("/workspace") :])
+    within = whole.startswith("/workspace")
+    return (("/workspace" + folded) if within else whole[1:]).rstrip("/")
+
+
+def ways(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """The ways to get at a path through the tools."""
+    repository, relative = {"repo_path": "/workspace"}, path.removeprefix("/workspace/")
+    return [
+        ("fs/write_file", {"path": path, "content": ""}),
+        ("fs/delete_path", {"path": path}),
+        ("git/git_add", {**repository, "files": ["src/a.py", relative]}),
+        ("shell/exec", {"argv": ["tee", path], "cwd": "/workspace"}),
+        ("shell/run", {"command": f"tee '{relative}'", "cwd": "/workspace"}),
+        ("shell/run", {"command": f"echo x >{relative.replace(' ', '_')}", "cwd": "/workspace"}),
+    ]
+
+
+def readings(path: str) -> list[tuple[str, dict[str, Any]]]:
+    repository, relative = {"repo_path": "/workspace"}, path.removeprefix("/workspace/")
+    return [
+        ("fs/read_file", {"path": path}),
+        ("git/git_show", {**repository, "revision": f"HEAD~3:{relative}"}),
+        ("git/git_diff", {**repository, "target": f":0:{relative}"}),
+        ("shell/run", {"command": f'cat "{path}"', "cwd": "/workspace"}),
+        ("shell/run", {"command": f"cat src/a.py;cat -- '{path}'", "cwd": "/workspace"}),
+        ("shell/exec", {"argv": ["grep", f"--file={path}", "src/a.py"], "cwd": "/workspace"}),
+    ]
+
+
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@MANY
+@given(path=listed_path(LISTS["secrets"]))
+def test_a_secret_is_out_of_reach_by_every_way_in_every_spelling(snapshot, path):
+    for tool, arguments in [*readings(path), *ways(path)]:
+        verdict = snapshot.judge(facts(snapshot, {"agent": "coder", "tool": tool, "arguments": arguments}))
+        assert verdict.effect is Effect.DENY
+        assert "files.secret" in {reason.policy for reason in verdict.reasons}, tool
+
+
+@MANY
+@given(path=listed_path(LISTS["protected"]))
+def test_what_others_run_is_not_changed_by_any_way_in_any_spelling(snapshot, path):
+    for tool, arguments in ways(path):
+        verdict = snapshot.judge(facts(snapshot, {"agent": "coder", "tool": tool, "arguments": arguments}))
+        assert verdict.effect is Effect.DENY
+        assert "files.protected" in {reason.policy for reason in verdict.reasons}, tool
 
 
 def test_no_reason_shows_an_argument(snapshot):

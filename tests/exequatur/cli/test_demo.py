@@ -1,0 +1,102 @@
+"""The demo tells its story on real processes, and leaves nothing: at its end, at Ctrl-C, at any moment."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from exequatur.cli.demo import MAX_STEPS, STORY
+
+FOLDERS = "exequatur-*-*"
+
+
+def start(mark: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-m", "exequatur", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", "DEMO_MARK": mark, **environ},
+        start_new_session=True,
+    )
+
+
+def running(mark: str) -> list[str]:
+    """The command lines of all processes that have our mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"DEMO_MARK={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                found.append((path / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def folders() -> set[Path]:
+    return set(Path("/tmp").glob("exequatur-house-*")) | set(Path("/tmp").glob("exequatur-demo-*"))
+
+
+@pytest.fixture
+def mark() -> str:
+    return uuid.uuid4().hex
+
+
+def wait_until(process: subprocess.Popen[str], condition) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_the_story_has_every_effect_and_ends_at_the_step_cap():
+    assert {call.effect for call in STORY} == {"allow", "warn", "require_approval", "deny"}
+    assert len(STORY) >= 12
+    assert sum(call.effect in ("allow", "warn") for call in STORY) == MAX_STEPS
+    assert STORY[-1].why == "exhausted"
+
+
+def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
+    before = folders()
+    process = start(mark)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    for call in STORY:
+        assert call.tool in out
+    assert len(re.findall(r"^ *\d+ +git_", out, re.MULTILINE)) == len(STORY)
+    assert "files.secret" in out
+    assert "require approval" in out
+    assert "not-a-real-one" not in out
+    assert running(mark) == []
+    assert folders() <= before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["pdp serve", "mcp_server_git"])
+def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
+    before = folders()
+    process = start(mark)
+    wait_until(process, lambda: any(moment in line for line in running(mark)))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert running(mark) == []
+    assert folders() <= before
+
+
+def test_a_missing_git_is_one_clear_line(mark):
+    process = start(mark, PATH="/nowhere")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 69
+    assert err.strip() == "error: `git` is not on the path: install it from your packages"
+    assert out == ""
