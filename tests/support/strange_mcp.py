@@ -1,7 +1,8 @@
 """A stdio MCP server for tests: it writes down each line that reaches it, and misbehaves when asked to.
 
 Run as a program: `python strange_mcp.py LOG`. Its tools: `echo`, `hang` (never answers), `die`, `fail`, `odd` (answers
-with `nan`), `twice` (declared two times). It leaves a grandchild that ignores SIGTERM behind when `STRAY` is set.
+with `nan`), `twice` (declared two times). With `STRAY` set it starts a
+grandchild that ignores SIGTERM; when that is `rude`, it ignores the end of its input and SIGTERM itself.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def main() -> None:
     if os.environ.get("STRAY"):
         code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
         stray = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.environ["STRAY"] == "rude":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"stray {stray.pid} {os.getpid()}", file=sys.stderr, flush=True)
     with Path(sys.argv[1]).open("ab", buffering=0) as log:
         for line in sys.stdin.buffer:
@@ -77,7 +79,7 @@ def main() -> None:
             if "id" not in message or "method" not in message or message.get("params", {}).get("name") == "hang":
                 continue
             say({"jsonrpc": "2.0", "id": message["id"], "result": answer(message)})
-    if os.environ.get("STRAY"):
+    if os.environ.get("STRAY") == "rude":
         time.sleep(60)
 
 

@@ -56,6 +56,11 @@ def test_a_line_over_the_limit_is_refused_and_not_kept():
     assert list(lines.feed(b"x\n{}\n")) == [None, b"{}"]
 
 
+def test_a_batch_is_told_to_come_one_by_one():
+    with pytest.raises(mcp.Unreadable, match="send one message a line"):
+        mcp.read_client(b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
 def test_a_result_that_is_not_json_is_not_passed_on(number):
     assert mcp.read_server(b'{"jsonrpc":"2.0","id":1,"result":' + number + b"}") is None

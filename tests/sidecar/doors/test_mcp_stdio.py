@@ -491,9 +491,9 @@ async def test_a_go_ahead_that_comes_after_the_server_died_is_given_back(wire, d
     assert sorted(await settled(decisions, 2)) == [("d1", NOT_EXECUTED), ("d2", FAILED)]
 
 
-@pytest.mark.parametrize("how", ["eof", "signal"])
-async def test_nothing_is_left_running_even_of_a_server_that_will_not_end(folder, decisions, how):
-    wire = await start(folder, STRAY="1")
+@pytest.mark.parametrize(("how", "manners"), [("eof", "rude"), ("signal", "rude"), ("eof", "polite")])
+async def test_nothing_is_left_running_even_of_a_server_that_will_not_end(folder, decisions, how, manners):
+    wire = await start(folder, STRAY=manners)
     pids = [int(word) for word in (await wire.process.stderr.readline()).split()[1:]]
     await wire.ask("initialize", **HELLO)
     await wire.send({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "hang"}})
