@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -24,17 +23,11 @@ from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.canonical import Json
 from exequatur.trust.errors import TrustError
-from exequatur.v1 import decision_pb2, session_pb2
-from sidecar.doors.grpc import Bound, GrpcDoor, Record
+from sidecar.doors.grpc import SERVICES, Bound, GrpcDoor, Record
 from sidecar.pdp_client import PdpClient
 from sidecar.settings import AgentSocket, SidecarSettings
 
 log = logging.getLogger(__name__)
-
-SERVICES: Final = (
-    decision_pb2.DESCRIPTOR.services_by_name["DecisionService"],
-    session_pb2.DESCRIPTOR.services_by_name["SessionService"],
-)
 
 
 def serve(argv: Sequence[str]) -> int:

@@ -48,6 +48,12 @@ OWN_WORD: Final = "grpc"
 RECORDED_NAME: Final = 256
 """How many characters of a name from outside a record keeps; the decision point takes no longer ones."""
 
+SERVICES: Final = (
+    pb.DESCRIPTOR.services_by_name["DecisionService"],
+    session_pb2.DESCRIPTOR.services_by_name["SessionService"],
+)
+"""What the door offers, for reflection."""
+
 
 class DecisionPoint(Protocol):
     """Who judges; each call raises `NoDecision`. `left_s` is what the caller's deadline leaves."""

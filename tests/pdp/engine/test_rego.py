@@ -189,12 +189,12 @@ def test_work_without_end_is_stopped_and_the_next_decision_is_right(name):
 
 def test_memory_is_bounded():
     source = """
-    big := [text | some i in numbers.range(1, 40000); text := concat("", ["xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", input.session.id])]
+    big := [text | some i in numbers.range(1, 20000); text := concat("", ["xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", input.session.id])]
     decision := {"allow": count(big) > 0}
     """
     enough = engine(source).judge(call())
     assert enough.effect is Effect.ALLOW
-    small = engine(source, limits=RegoLimits(memory_bytes=4 * 2**20))
+    small = engine(source, limits=RegoLimits(memory_bytes=2 * 2**20))
     verdict = small.judge(call())
     assert (verdict.effect, verdict.reasons[0].kind) == (Effect.DENY, ReasonKind.ERROR)
     assert small.judge(call()).effect is Effect.DENY
