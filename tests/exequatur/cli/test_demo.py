@@ -74,7 +74,8 @@ def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
         assert call.tool in out
     assert len(re.findall(r"^ *\d+ +git_", out, re.MULTILINE)) == len(STORY)
     assert "files.secret" in out
-    assert "require approval" in out
+    assert re.search(r"git_reset +require +git\.reset", out)
+    assert "The ledger verifies" in out
     assert "not-a-real-one" not in out
     assert running(mark) == []
     assert folders() <= before
@@ -90,6 +91,37 @@ def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
+    assert running(mark) == []
+    assert folders() <= before
+
+
+def test_an_impatient_second_signal_leaves_nothing_either(mark):
+    before = folders()
+    process = start(mark)
+    wait_until(process, lambda: any("mcp_server_git" in line for line in running(mark)))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)  # the second one is to fall into the stopping, wherever that is
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert running(mark) == []
+    assert folders() <= before
+
+
+def test_a_daemon_that_does_not_start_is_one_clear_line(mark):
+    before = folders()
+    process = start(mark)
+    wait_until(process, lambda: any("pdp serve" in line for line in running(mark)))
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = f"DEMO_MARK={mark}".encode() in (path / "environ").read_bytes()
+            if mine and b"pdp\0serve" in (path / "cmdline").read_bytes():
+                os.kill(int(path.name), signal.SIGKILL)
+        except OSError:
+            continue
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 69
+    assert re.fullmatch(r"error: the decision point ended with code -9: .*", err.strip())
+    assert out == ""
     assert running(mark) == []
     assert folders() <= before
 
