@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from pki import Authority
 
 from exequatur.client import (
     AsyncClient,
@@ -26,6 +25,7 @@ from exequatur.client import (
 from exequatur.transport import Code, Peer, Refusal, Server
 from exequatur.trust.canonical import JsonError
 from exequatur.v1 import audit_pb2, decision_pb2, session_pb2
+from pki import Authority
 
 DECISION = "/exequatur.v1.DecisionService/"
 SESSION = "/exequatur.v1.SessionService/"
