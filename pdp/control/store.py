@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -123,6 +123,11 @@ class View:
 class Writing(View):
     """A reading inside the store's one write transaction."""
 
+    def __init__(self, connection: sa.Connection, known: dict[str, Session]) -> None:
+        super().__init__(connection, known)
+        self.written: dict[str, Session] = {}
+        """Sessions as they will be once the transaction is durable."""
+
     def write(self, changes: Changes) -> None:
         """Write all of `changes`; raises `RaceError` where something is not as it was read."""
         with _store_errors():
@@ -153,6 +158,7 @@ class Writing(View):
             )
             if done.rowcount != len(changes.sessions):
                 raise RaceError("a session changed meanwhile")
+            self.written = {key: replace(item, version=item.version + 1) for key, item in changes.sessions.items()}
         if changes.opened:
             self._connection.execute(
                 sa.insert(tables.SESSIONS), [tables.session_row(session) for session in changes.opened.values()]
@@ -207,7 +213,9 @@ class Store:
     def writing(self) -> Iterator[Writing]:
         """Read and write alone; what was written is durable when the context ends, and undone if it raises."""
         with self._writing() as connection:
-            yield Writing(connection, self._known)
+            writing = Writing(connection, self._known)
+            yield writing
+        self._known.update(writing.written)
 
     def floor(self, tenant: str) -> Floor | None:
         """Read the newest bundle that was accepted for `tenant`."""
