@@ -284,7 +284,7 @@ class Round:
             "purpose": session.intent.purpose,
             "domains": list(session.intent.domains),
             "scope": list(session.scope),
-            "labels": sorted(session.labels),
+            "labels": [*sorted(session.labels)],
             "max_steps": session.max_steps,
             "budget_microusd": session.budget_microusd,
             "expires_at": rfc3339(session.expires_at),
