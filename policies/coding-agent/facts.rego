@@ -27,12 +27,17 @@ words := object.get(command, "argv", [])
 
 simple := object.get(command, "simple", false)
 
-# Command lines as they were sent and as they were read, in lower case: a quoting trick hides from one, not from both.
-lines contains lower(arguments.command)
-
-lines contains lower(concat(" ", arguments.argv))
-
+# Command lines in lower case: as they were read, and, where that may differ from what runs, as they were sent.
 lines contains lower(concat(" ", words)) if count(words) > 0
+
+lines contains lower(arguments.command) if not plain
+
+lines contains lower(concat(" ", arguments.argv)) if not plain
+
+plain if {
+	simple
+	count(words) > 0
+}
 
 # The programs that a command line may start, by base name and without a version (`python3.11` is `python`). Of a
 # simple command that is the first word; where the shell, or a program that starts others, has a say, any word may be.
@@ -41,7 +46,7 @@ programs contains program(words[0]) if count(words) > 0
 programs contains program(word) if {
 	not starts_one
 	some line in lines
-	some word in split(strings.replace_n(data.lists.separators, line), "/")
+	some word in split(parted(line), "/")
 	word != ""
 }
 
@@ -55,28 +60,36 @@ program(word) := trim_right(name, "0123456789.") if {
 	name := parts[count(parts) - 1]
 }
 
-# Every text that can name a file: command lines, and all arguments, canonical and as sent, that are not prose.
-named contains line if some line in lines
-
-named contains text if {
-	some members in [attributes, arguments]
-	some name, value in members
-	not name in data.lists.prose
+# Every text that can name a file, in lower case and between slashes: canonical arguments, command lines, and arguments
+# as sent that are neither canonical nor prose. In the latter two, all that parts names is made a slash, so that
+# `HEAD:conf/.env` is `/head/conf/.env/`. One `contains` then finds a name (`/.env/`), the start of one (`/.env.`), the
+# end of one (`.pem/`), or a path from the root (`//proc/`).
+named contains between_slashes(text) if {
+	some name, value in attributes
 	not name in {"argv", "command"}
 	walk(value, [_, text])
 	is_string(text)
 }
+
+named contains between_slashes(parted(line)) if some line in lines
+
+named contains between_slashes(parted(text)) if {
+	some name, value in arguments
+	not attributes[name]
+	not name in data.lists.prose
+	walk(value, [_, text])
+	is_string(text)
+}
+
+between_slashes(text) := concat("", ["/", lower(text), "/"])
+
+parted(text) := strings.replace_n(data.lists.separators, text)
 
 # Prose: what is written, committed or sent.
 prose contains text if {
 	some name in data.lists.prose
 	text := object.get(arguments, name, "")
 }
-
-# A text between slashes, with all that parts names in a command line, a revision or an option made a slash:
-# `HEAD:conf/.env` is `/head/conf/.env/`. So one `contains` finds a name (`/.env/`), its start (`/.env.`), its end
-# (`.pem/`), or a path from the root (`//proc/`).
-marked(text) := concat("", ["/", strings.replace_n(data.lists.separators, lower(text)), "/"])
 
 listed(value) := value if is_array(value)
 

@@ -127,7 +127,7 @@ leads_out(word) if {
 
 leads_out(word) if {
 	contains(word, "..")
-	".." in split(strings.replace_n(data.lists.separators, word), "/")
+	".." in split(facts.parted(word), "/")
 }
 
 inside(word) if {

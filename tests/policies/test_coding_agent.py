@@ -237,7 +237,7 @@ def test_the_largest_write_and_the_longest_command_are_judged_within_their_fuel(
     write = {"path": "/workspace/a.txt", "content": "x = 1\n" * 10_000}
     case = {"agent": "coder", "tool": "fs/write_file", "arguments": write}
     assert snapshot.judge(facts(snapshot, case)).effect is Effect.ALLOW
-    line = {"command": "pytest " + "tests/test_a.py " * 900, "cwd": "/workspace"}
+    line = {"command": "pytest " + "tests/test_a.py " * 600, "cwd": "/workspace"}
     assert snapshot.judge(facts(snapshot, {**case, "tool": "shell/run", "arguments": line})).effect is Effect.ALLOW
 
 
