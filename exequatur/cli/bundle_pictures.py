@@ -35,7 +35,7 @@ _EFFECTS: Final = {"permit": EFFECT_STYLES["allow"], "forbid": EFFECT_STYLES["de
 
 def done(title: str, *facts: str) -> RenderableType:
     """One line that says that it is done, and what came of it."""
-    return Text.assemble(("✓ ", "green"), (title, "bold"), "  ", ("  ·  ".join(facts), "dim"))
+    return Text.assemble(("✓ ", "green"), (title, "bold"), ("".join(f"  ·  {fact}" for fact in facts), "dim"))
 
 
 def starter(folder: Path, names: Sequence[str]) -> RenderableType:

@@ -109,8 +109,9 @@ def sign(
 
 def verify(path: Path, keys: Path, *, tenant: str, rebuild: bool, as_json: bool) -> None:
     """Verify for now, for this tenant."""
+    ring = _ring(keys)
     try:
-        bundle = open_bundle(read_archive_file(path), read_keys(keys), now=datetime.now(UTC), tenant=tenant)
+        bundle = open_bundle(read_archive_file(path), ring, now=datetime.now(UTC), tenant=tenant)
         if rebuild:
             with errors.status("building it again"):
                 building.check_built(bundle.files, building.find_opa(os.environ))
@@ -127,10 +128,11 @@ def verify(path: Path, keys: Path, *, tenant: str, rebuild: bool, as_json: bool)
 
 def inspect(path: Path, keys: Path | None, *, tenant: str, as_json: bool) -> None:
     """Show a bundle; verified only where keys are given."""
+    ring = None if keys is None else _ring(keys)
     with _faults(f"`{path}`: "):
         data = read_archive_file(path)
-        if keys is not None:
-            bundle = open_bundle(data, read_keys(keys), now=datetime.now(UTC), tenant=tenant)
+        if ring is not None:
+            bundle = open_bundle(data, ring, now=datetime.now(UTC), tenant=tenant)
             about = _facts(bundle)
         else:
             bundle = trusted.unsafe_read_unsigned(data)
@@ -178,6 +180,14 @@ def _write(path: Path, data: bytes) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _ring(folder: Path) -> BundleKeys:
+    """Read the keys that may sign; what is wrong with them says nothing about a bundle."""
+    try:
+        return read_keys(folder)
+    except TrustError as error:
+        fail(f"`--keys {folder}`: {error}", Exit.CONFIG)
 
 
 def _signing_key(path: Path, kid: str) -> SigningKey:

@@ -30,8 +30,12 @@ def judge_here(
     """Judge; the session is made from `session_file`, or may use every tool. Exits where the policy cannot be had."""
     now = datetime.now(UTC)
     try:
-        snapshot = load(bundle, None if keys is None else read_keys(keys), now=now, tenant=tenant)
-    except (BundleRejected, TrustError) as error:
+        ring = None if keys is None else read_keys(keys)
+    except TrustError as error:
+        fail(f"`--keys {keys}`: {error}", Exit.CONFIG)
+    try:
+        snapshot = load(bundle, ring, now=now, tenant=tenant)
+    except BundleRejected as error:
         fail(f"`{bundle}`: {error}", Exit.CONFIG)
     session = cases.session_of(_run(session_file, action.session or SESSION), action, snapshot, now)
     begun = time.perf_counter_ns()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from exequatur.cli.console import Exit, emit, fail
 from exequatur.trust.errors import TrustError
-from exequatur.trust.keys import generate, load_log_key, parse_public_keys
+from exequatur.trust.keys import ALGORITHMS, generate, load_log_key, parse_public_keys
 from exequatur.trust.note import LogKey
 
 app = typer.Typer(no_args_is_help=True)
@@ -45,6 +45,8 @@ def generate_key(
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Make a key pair: KID.key is yours alone; public/ is what goes to `--keys`, KID.vkey what verifies a log."""
+    if kid.rpartition(".")[2] in ALGORITHMS:
+        fail(f"`{kid}` ends in the name of an algorithm, which file names have after the KID: take another one")
     if not _KID.fullmatch(kid):
         fail(f"`{kid}` is not a KID: take letters, digits, `_`, `-` and `.`")
     name = kid if alg in UNNAMED else f"{kid}.{alg}"
@@ -54,7 +56,7 @@ def generate_key(
             verifier = LogKey.parse(str(LogKey(origin or kid, load_log_key(private_pem).public_key())))
             public_file, public = out / f"{name}.vkey", f"{verifier}\n".encode()
         else:
-            parse_public_keys({f"{name}.pem": public_pem}).get(kid)  # whoever reads it back must find it
+            parse_public_keys({f"{name}.pem": public_pem})  # as whoever verifies will read it
             public_file, public = out / "public" / f"{name}.pem", public_pem
     except TrustError as error:
         fail(str(error))
@@ -63,8 +65,7 @@ def generate_key(
     private_file = out / f"{name}.key"
     try:
         public_file.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(private_file, private_pem, 0o600)
-        _write_new(public_file, public, 0o644)
+        _write_pair(private_file, private_pem, public_file, public)
     except FileExistsError as error:
         fail(f"`{error.filename}` is there already: a key is never written over another", Exit.NO)
     except OSError as error:
@@ -79,6 +80,16 @@ def _picture(value: dict[str, str]) -> Table:
     table.add_row(Text("private", style="dim"), Text(value["private"], style="bold"), Text("keep it to yourself"))
     table.add_row(Text("public", style="dim"), Text(value["public"], style="bold"), Text("give it to who verifies"))
     return table
+
+
+def _write_pair(private_file: Path, private_pem: bytes, public_file: Path, public: bytes) -> None:
+    """Write both, or neither."""
+    _write_new(public_file, public, 0o644)
+    try:
+        _write_new(private_file, private_pem, 0o600)
+    except OSError:
+        public_file.unlink(missing_ok=True)
+        raise
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

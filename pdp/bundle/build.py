@@ -20,7 +20,7 @@ from typing import Final
 
 from exequatur.registry import Registry, RegistryError
 from exequatur.trust.archive import LIMITS, BundleLimits, write_archive
-from exequatur.trust.bundle import MANIFEST, SIGNATURES, unsafe_read_unsigned
+from exequatur.trust.bundle import MANIFEST, SIGNATURES, VerifiedBundle, unsafe_read_unsigned
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
 from pdp.bundle import cases
@@ -83,19 +83,13 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
     if nested:
         raise PolicyError(f"`{nested[0]}`: data belongs in one `{DATA_FILE}` at the top: move it there")
     files[MANIFEST] = _manifest(files.get(MANIFEST))
+    _pack(files)  # what no bundle may hold is said before the compilers say it in their way
     for spec in settings.engines:
         if spec.engine == rego.ENGINE:
             files[rego.FILE] = compile_rego(files, spec.entrypoint, opa)
         else:
             files[cedar.SCHEMA_FILE] = _schema(files).encode()
-    try:
-        archive = write_archive(files)
-        bundle = unsafe_read_unsigned(archive)
-    except TrustError as error:
-        raise PolicyError(str(error)) from None
-    except ValueError:  # what a tar cannot hold
-        longest = max(files, key=len)
-        raise PolicyError(f"`{ascii(longest)[1:-1]}` is not a name that is taken: use short ASCII names") from None
+    archive, bundle = _pack(files)
     # Whether it is signed is not known yet; its cases are about the policies.
     snapshot = Snapshot.load(replace(bundle, signed=True))
     return Built(files, archive, cases.run(files, snapshot))
@@ -147,7 +141,7 @@ def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) 
         command = ["build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
         done = _run(opa, command, folder / "in")
         if done.returncode != 0:
-            raise _rego_error(done.stderr)
+            raise _rego_error(done.stdout + done.stderr)
         with tarfile.open(folder / "out.tar.gz") as archive:
             member = archive.extractfile(f"/{rego.FILE}")
             if member is None:
@@ -195,6 +189,15 @@ def _check_version(opa: Path) -> None:
         raise OpaError(f"`{opa}` does not say its version: is it `opa`?")
     if int(version["major"]) < 1:
         raise OpaError(f"`{opa}` is {version['text']}: 1.0 or newer is needed: `go install {OPA_SOURCE}`")
+
+
+def _pack(files: Mapping[str, bytes]) -> tuple[bytes, VerifiedBundle]:
+    """Give the archive, and what a reader sees in it."""
+    try:
+        archive = write_archive(files)
+        return archive, unsafe_read_unsigned(archive)
+    except TrustError as error:
+        raise PolicyError(str(error)) from None
 
 
 def _manifest(data: bytes | None) -> bytes:

@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from exequatur.trust.bundle import Floor, VerifiedBundle, unsafe_read_unsigned
+from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys
 from pdp.bundle import cases
@@ -97,9 +98,12 @@ def prove(
     except TrustError as error:
         raise BundleRejected(str(error)) from None
     header, module = _ask_child(data, limits)
-    if "rejected" in header:
-        raise BundleRejected(str(header["rejected"]))
-    return Proven(data, bundle, module or None, int(header["cases"]))
+    match header:
+        case {"rejected": str(reason)}:
+            raise BundleRejected(reason)
+        case {"cases": int(count)}:
+            return Proven(data, bundle, module or None, count)
+    raise BundleRejected("the process that proved the bundle said what is no answer")
 
 
 def keep(proven: Proven, folder: Path) -> Kept:
@@ -175,7 +179,8 @@ def _limit(cpu_s: int, memory_bytes: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Mapping[str, Any], bytes]:
+def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Json, bytes]:
+    """Run the child, and give its line of JSON and what follows it."""
     command = [sys.executable, "-I", "-m", "exequatur", "pdp", "prove", str(limits.cpu_s), str(limits.memory_bytes)]
     # What others have put into our environment is none of the bundle's business.
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
@@ -197,7 +202,10 @@ def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Mapping[str, Any], byt
         raise BundleRejected(
             f"the process that proved the bundle ended with exit code {done.returncode}: {sentence(said) or 'silently'}"
         )
-    return json.loads(line), module
+    try:
+        return parse(line), module
+    except JsonError:
+        return None, b""
 
 
 def _write(path: Path, data: bytes) -> Path:
