@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -100,13 +100,19 @@ NEXT: Final = """\
 MAX_STEPS: Final = sum(call.effect in ("allow", "warn") for call in STORY)
 
 
-def demo() -> None:
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option(help="a new folder for a copy of the log and the key that verifies it")
+    ] = None,
+) -> None:
     """Run it all on this machine: ledger, decision point, sidecar, a real MCP server and a real client."""
+    if keep is not None and keep.exists():
+        fail(f"`{keep}` is there already: name a new folder")
     if shutil.which("git") is None:
         fail("`git` is not on the path: install it from your packages", Exit.UNREACHABLE)
     started = time.monotonic()
     try:
-        surprises = asyncio.run(_demo())
+        surprises = asyncio.run(_demo(keep))
     except (KeyboardInterrupt, asyncio.CancelledError):
         errors.print("stopped; nothing is left running, and nothing was left behind")
         raise typer.Exit(130) from None
@@ -115,12 +121,13 @@ def demo() -> None:
     except (StageError, CallError, FileNotFoundError) as error:
         fail(str(error), Exit.UNREACHABLE)
     took = time.monotonic() - started
-    console.print(f"[dim]{took:.1f} s. Nothing is running any more, and nothing was left behind.[/]")
+    left = "was left behind" if keep is None else f"is left but `{keep}`"
+    console.print(f"[dim]{took:.1f} s. Nothing is running any more, and nothing {left}.[/]")
     if surprises:
         fail("; ".join(surprises), Exit.NO)
 
 
-async def _demo() -> list[str]:
+async def _demo(keep: Path | None) -> list[str]:
     """Play the story and show what the ledger holds of it; gives what was decided in another way than it says."""
     with cancelled_by_signals(), errors.status("starting ledger, decision point and sidecar") as status:
         async with Stage() as stage:
@@ -131,6 +138,9 @@ async def _demo() -> list[str]:
             await stage.stop()
             report = verify(house.log, house.log_key)
             records = _records(house.log)
+            if keep is not None:
+                shutil.copytree(house.log, keep / "log")
+                (keep / "ledger.vkey").write_text(f"{house.log_key}\n")
     decisions = [record for record in records if record["kind"] == "decision"]
     console.print(_table(decisions, took_ms))
     _say_what_was_proved(report, records)

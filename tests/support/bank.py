@@ -125,6 +125,7 @@ def sources(policies: int = 0) -> dict[str, bytes]:
         "agents.json": json.dumps({"agents": agents}).encode(),
         "bank.cedar": (CEDAR + more).encode(),
         "decision.rego": REGO.encode(),
+        "limits.json": b'{"max_steps": 1000000000, "max_budget_microusd": 1000000000000000, "max_lifetime_s": 86400}',
         "data.json": b"{}",
         "cases/bank.yaml": CASES.encode(),
     }
