@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
+from joserfc.registry import JWS_HEADER_REGISTRY
 
 from exequatur.trust.canonical import quoted
 from exequatur.trust.errors import FormatError, SignatureError, UnknownKeyError
@@ -44,9 +45,13 @@ _Private: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 class _Registry(jws.JWSRegistry):
-    """joserfc takes 128,000 bytes of payload; a bundle of 30,000 files has more."""
+    """joserfc takes 128,000 bytes of payload; a bundle of 3,000 files has more.
+
+    It also takes headers that change how the rest is read (`crit`, `b64`), or that bring a key along (`jwk`): no.
+    """
 
     max_payload_length = 8 * 2**20
+    default_header_registry = {name: JWS_HEADER_REGISTRY[name] for name in ("alg", "kid", "typ")}  # noqa: RUF012  as its base
 
 
 @dataclass(frozen=True, slots=True)

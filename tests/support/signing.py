@@ -1,0 +1,116 @@
+"""Keys and signed bundles for tests: one key of each name a process, made when it is first asked for."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from exequatur.trust.archive import write_archive
+from exequatur.trust.bundle import BundleClaims, file_hash, sign
+from exequatur.trust.keys import BundleKeys, SigningKey, parse_public_keys
+
+NOW = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
+LATER = datetime(2036, 1, 1, tzinfo=UTC)
+FILES: dict[str, bytes] = {
+    ".manifest": b'{"revision": "r1", "roots": ["exequatur", "hosts"]}',
+    "data.json": b'{"hosts": ["example.com"], "limit": 1.50}',
+    "permits.cedar": b"permit (principal, action, resource);\n",
+    "policies/decision.rego": b"package exequatur\n\ndecision := {}\n",
+}
+"""A small bundle, of files of each kind."""
+
+
+@functools.cache
+def rsa_pem(kid: str, bits: int = 2048, exponent: int = 65537) -> bytes:
+    """Give a private RSA key in PEM. 2048 bits: the least that is taken, and the quickest to make."""
+    key = rsa.generate_private_key(public_exponent=exponent, key_size=bits)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@functools.cache
+def dev_key(kid: str = "dev") -> SigningKey:
+    """Give the signing key `kid` (RS256)."""
+    return SigningKey.from_pem(f"{kid}.pem", rsa_pem(kid))
+
+
+def public_pem(key: SigningKey) -> bytes:
+    """Give the public half of a signing key in PEM."""
+    return key.public.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def bundle_keys(*keys: SigningKey) -> BundleKeys:
+    """Trust `keys`, or the key `dev`."""
+    return parse_public_keys({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys or (dev_key(),)})
+
+
+def signed(
+    files: Mapping[str, bytes],
+    sequence: int = 1,
+    expires_at: datetime = LATER,
+    key: SigningKey | None = None,
+    not_before: datetime | None = None,
+    tenant: str = "default",
+) -> bytes:
+    """Pack and sign `files`."""
+    return sign(files, key or dev_key(), BundleClaims(sequence, expires_at, not_before, tenant))
+
+
+def part(data: bytes) -> str:
+    """Encode a part of a JWS."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def jws(header: dict[str, Any] | bytes, payload: bytes, key: SigningKey | None = None) -> str:
+    """Sign any header and any payload with RSA PKCS #1 v1.5 and SHA-256, whatever the header says."""
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text = f"{part(head)}.{part(payload)}"
+    private = (key or dev_key()).key
+    assert isinstance(private, rsa.RSAPrivateKey)
+    return f"{text}.{part(private.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+@dataclass
+class Forge:
+    """A publisher who can do anything wrong: change a field, then ask for the `archive`."""
+
+    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
+    claims: dict[str, Any] = field(
+        default_factory=lambda: {"sequence": 7, "exp": int(LATER.timestamp()), "tenant": "default"}
+    )
+    header: dict[str, Any] | bytes = field(default_factory=lambda: {"alg": "RS256", "kid": "dev"})
+    key: SigningKey = field(default_factory=dev_key)
+    payload: bytes | None = None
+    """The signed payload, where it is not the list of files and the claims."""
+    listed: Callable[[list[dict[str, Any]]], object] = lambda _: None
+    """Changes the list of files before it is signed."""
+    token: Callable[[str], str] = lambda token: token
+    """Changes the token after it was signed."""
+    signatures: Callable[[str], bytes | None] = lambda token: json.dumps({"signatures": [token]}, indent=1).encode()
+    """Writes the signatures file; None leaves it out."""
+    after: dict[str, bytes | None] = field(default_factory=dict)
+    """Files put in after signing, or, None, taken out."""
+    pack: Callable[[Mapping[str, bytes]], bytes] = write_archive
+    send: Callable[[bytes], bytes] = lambda data: data
+    """Changes the archive on its way."""
+
+    @property
+    def archive(self) -> bytes:
+        """The bundle."""
+        listed = [
+            {"name": name, "hash": file_hash(name, self.files[name]), "algorithm": "SHA-256"}
+            for name in sorted(self.files)
+        ]
+        self.listed(listed)
+        payload = self.payload or json.dumps({**self.claims, "files": listed}).encode()
+        signatures = self.signatures(self.token(jws(self.header, payload, self.key)))
+        whole = {**self.files, **self.after, ".signatures.json": signatures}
+        return self.send(self.pack({name: content for name, content in whole.items() if content is not None}))
