@@ -1,0 +1,62 @@
+"""The sandbox itself: whatever a module is, it reaches nothing but its own memory, and its work ends."""
+
+import contextlib
+
+import pytest
+import wasmtime
+
+from pdp.engine.reading import PolicyError
+from pdp.engine.rego import RegoEngine
+from pdp.engine.wasm import EvaluationError, RegoLimits, load_module
+from policies import rego
+
+DECISION = "exequatur/decision"
+
+
+def test_a_machine_is_bytes_in_and_bytes_out():
+    wasm = rego('package exequatur\ndecision := {"allow": input.ok == data.ok}')
+    machine = load_module(wasm, None, b'{"ok":1}', DECISION, RegoLimits())
+    assert machine.evaluate(b'{"ok":1}') == b'[{"result":{"allow":true}}]'
+    assert machine.evaluate(b'{"ok":2}') == b'[{"result":{"allow":false}}]'
+
+
+@pytest.mark.parametrize("document", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_document_that_is_not_json_gives_nothing_and_the_next_one_is_judged(document):
+    machine = load_module(rego("package exequatur\ndecision := input"), None, b"{}", DECISION, RegoLimits())
+    with contextlib.suppress(EvaluationError):
+        assert machine.evaluate(document) == b"[]"
+    assert machine.evaluate(b"5") == b'[{"result":5}]'
+
+
+@pytest.mark.parametrize("wasm", [b"", b"\0asm\1\0\0\0", b"not wasm", b"\0asm" + b"\xff" * 100])
+def test_what_is_not_a_module_of_opa_is_refused(wasm):
+    with pytest.raises(PolicyError, match=r"policy\.wasm"):
+        RegoEngine.load(wasm, {}, "exequatur/decision")
+
+
+def test_a_module_that_wants_more_of_its_host_is_refused():
+    wasm = wasmtime.wat2wasm(
+        '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))'
+    )
+    with pytest.raises(PolicyError, match="`fd_write`"):
+        RegoEngine.load(bytes(wasm), {}, "exequatur/decision")
+
+
+WILD = """(module
+  (import "env" "memory" (memory 2))
+  (func (export "opa_malloc") (param i32) (result i32) (i32.const %(malloc)s))
+  (func (export "opa_json_parse") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "opa_heap_ptr_get") (result i32) (i32.const %(heap)s))
+  (func (export "opa_heap_ptr_set") (param i32))
+  (func (export "opa_json_dump") (param i32) (result i32) (i32.const %(dump)s))
+  (func (export "builtins") (result i32) (i32.const 0))
+  (func (export "entrypoints") (result i32) (i32.const 0))
+  (func (export "opa_eval") (param i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 0)))"""
+
+
+@pytest.mark.parametrize("wild", ["malloc", "heap", "dump"])
+@pytest.mark.parametrize("at", [-1, -(2**31), 2**31 - 1])
+def test_a_module_that_points_outside_of_its_memory_is_refused(wild, at):
+    wasm = wasmtime.wat2wasm(WILD % {"malloc": 1024, "heap": 2048, "dump": 4096, wild: at})
+    with pytest.raises(PolicyError, match=r"policy\.wasm"):
+        RegoEngine.load(bytes(wasm), {}, "exequatur/decision")
