@@ -249,6 +249,7 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
             probe.bind((host.strip("[]"), int(port)))
             real = probe.getsockname()[1]
         held = socket.socket(family)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind((host.strip("[]"), real))
     except (OSError, ValueError, OverflowError) as error:
