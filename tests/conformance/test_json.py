@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from others import folder, members
 
 from exequatur.canonicalise import AmbiguousError, argv, command, host, path, url
 from exequatur.trust.canonical import JsonError, canonical, parse, quoted
+from others import folder, members
 
 pytestmark = pytest.mark.conformance
 

@@ -6,10 +6,10 @@ import base64
 import json
 
 import pytest
-from others import members
 
 from exequatur.trust.errors import TrustError
 from exequatur.trust.merkle import verify_consistency, verify_inclusion
+from others import members
 
 pytestmark = pytest.mark.conformance
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pki import Authority, channel_credentials
 
 from exequatur.transport import Code, ListenError, Peer, Refusal, Server, hold_port
 from exequatur.v1 import decision_pb2
+from pki import Authority, channel_credentials
 
 ECHO = "/test.Echo/Call"
 SERVICES = (decision_pb2.DESCRIPTOR.services_by_name["DecisionService"],)
