@@ -23,9 +23,9 @@ from typing import Any, Final
 from exequatur.daemon import Ready
 from exequatur.trust.bundle import Floor
 from exequatur.trust.keys import BundleKeys
-from pdp.bundle.loader import BundleRejected, keep, prove
+from pdp.bundle.loader import BundleRejected, Proven, keep, prove
 from pdp.bundle.source import Source
-from pdp.control.store import Store
+from pdp.control.store import Store, StoreError
 from pdp.settings import PdpSettings
 
 log = logging.getLogger(__name__)
@@ -155,46 +155,57 @@ class Worker:
 async def watch(
     settings: PdpSettings, keys: BundleKeys | None, store: Store, crew: Sequence[Worker], ready: Ready
 ) -> None:
-    """Look for a newer bundle each second; prove it, keep a copy, raise the floor, tell the workers."""
+    """Look for a newer bundle each second; what is proved is told to the workers."""
     source = Source(settings.bundle, keys, tenant=settings.tenant)
-    folder, serving = settings.state / "serving", b""
+    serving = b""
     while True:
-        now, floor = datetime.now(UTC), store.floor(settings.tenant)
-        look = await asyncio.to_thread(source.look, now=now, floor=floor, serving=serving)
-        for fault in look.faults:
-            log.error("a bundle is refused: %s", fault)
-        if look.found is not None:
-            found, previous = look.found, serving
-            try:
-                proven = await asyncio.to_thread(prove, found.data, keys, now=now, tenant=settings.tenant, floor=floor)
-                kept = keep(proven, folder)
-            except BundleRejected as error:
-                source.refuse(found.bundle.digest)
-                log.error("a bundle is refused: `%s`: %s", found.path.name, error)  # noqa: TRY400
-            else:
+        try:
+            proven, now = await _look(settings, keys, store, source, serving)
+            if proven is not None:
+                order = _keep(proven, settings.state / "serving", now)
                 if proven.bundle.signed:
                     store.raise_floor(settings.tenant, Floor(proven.sequence, proven.digest))
-                serving = proven.digest
-                order = Serving(
-                    bundle=str(kept.bundle),
-                    module=str(kept.module or ""),
-                    digest=serving.hex(),
-                    sequence=proven.sequence,
-                    proved_at=now.isoformat(),
-                )
                 for worker in crew:
                     worker.serve(order)
-                _forget(folder, serving, previous)
                 ready.release("first bundle")
+                serving = proven.digest
+        except (OSError, StoreError) as error:
+            log.error("no new bundle can be served: %s", error)  # noqa: TRY400  the sentence says it all
         await asyncio.sleep(LOOK_S)
 
 
-def _forget(folder: Path, *serving: bytes) -> None:
-    """Remove copies of bundles that no worker has to load any more."""
-    names = tuple(digest.hex() for digest in serving if digest)
-    for path in folder.iterdir():
-        if not path.name.startswith(names):
-            path.unlink(missing_ok=True)
+async def _look(
+    settings: PdpSettings, keys: BundleKeys | None, store: Store, source: Source, serving: bytes
+) -> tuple[Proven | None, datetime]:
+    """Look once, and prove what was found; says when it was valid."""
+    now, floor = datetime.now(UTC), store.floor(settings.tenant)
+    look = await asyncio.to_thread(source.look, now=now, floor=floor, serving=serving)
+    for fault in look.faults:
+        log.error("a bundle is refused: %s", fault)
+    if look.found is None:
+        return None, now
+    try:
+        return await asyncio.to_thread(prove, look.found.data, keys, now=now, tenant=settings.tenant, floor=floor), now
+    except BundleRejected as error:
+        source.refuse(look.found.bundle.digest)
+        log.error("a bundle is refused: `%s`: %s", look.found.path.name, error)  # noqa: TRY400
+        return None, now
+
+
+def _keep(proven: Proven, folder: Path, now: datetime) -> Serving:
+    """Keep a copy for the workers, and remove older ones but the last, which a worker may be loading."""
+    kept = keep(proven, folder)
+    older = sorted(folder.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)[2:]
+    for path in older:
+        path.unlink(missing_ok=True)
+        path.with_name(path.name.removesuffix(".tar.gz") + ".module").unlink(missing_ok=True)
+    return Serving(
+        bundle=str(kept.bundle),
+        module=str(kept.module or ""),
+        digest=proven.digest.hex(),
+        sequence=proven.sequence,
+        proved_at=now.isoformat(),
+    )
 
 
 async def supervise(

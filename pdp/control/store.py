@@ -184,6 +184,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Open `folder/store.sqlite`; raises `StoreError`."""
         self._known: dict[str, Session] = {}
+        self._mode = "BEGIN"
         self._engine = sa.create_engine(
             f"sqlite:///{folder / 'store.sqlite'}",
             poolclass=sa.pool.StaticPool,
@@ -191,11 +192,13 @@ class Store:
             hide_parameters=True,
         )
         sa.event.listen(self._engine, "connect", _prepare)
-        sa.event.listen(self._engine, "begin", _begin)
+        sa.event.listen(self._engine, "begin", self._begin)
         try:
             self._lock = os.open(folder / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"`{folder}` cannot hold a store: {(error.strerror or '').lower()}") from None
+        with _store_errors():
+            self._connection = self._engine.connect()
         with self._writing() as connection, _store_errors():
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version not in (0, SCHEMA_VERSION):
@@ -239,6 +242,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the files."""
+        self._connection.close()
         self._engine.dispose()
         os.close(self._lock)
 
@@ -253,31 +257,31 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sa.Connection]:
+        self._mode = begin
         with _store_errors():
-            connection = self._engine.connect().execution_options(exequatur_begin=begin)
+            transaction = self._connection.begin()
+        try:
+            yield self._connection
+        except BaseException:
+            with contextlib.suppress(SQLAlchemyError):
+                transaction.rollback()
+            raise
         try:
             with _store_errors():
-                transaction = connection.begin()
-            try:
-                yield connection
-            except BaseException:
-                with contextlib.suppress(SQLAlchemyError):
-                    transaction.rollback()
-                raise
-            with _store_errors():
                 transaction.commit()
-        finally:
-            connection.close()
+        except StoreError:
+            with contextlib.suppress(SQLAlchemyError):
+                transaction.rollback()
+            raise
+
+    def _begin(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(self._mode)
 
 
 def _prepare(connection: Any, _: object) -> None:
     connection.isolation_level = None  # transactions are ours, not the driver's
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options()["exequatur_begin"])
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import sqlite3
 import time
@@ -374,6 +375,38 @@ async def test_a_store_that_fails_denies_on_record_and_comes_back(tmp_path, monk
         assert parts.stored(session.id).steps == 0
         (fine,) = await parts.ask(action("git/push"))
         assert fine.decision.effect is ALLOW
+
+
+async def test_a_full_disk_denies_and_what_follows_is_right(tmp_path):
+    async with desk(tmp_path) as parts:
+        session = await parts.open()
+        database = parts.conveyor._store._connection.connection.dbapi_connection
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        answers = []
+        while not answers or answers[-1].decision.effect is ALLOW:
+            answers += await parts.ask(action("git/log", idempotency_key=f"{len(answers):0128}"))
+        assert answers[-1].decision.reasons[0].kind is ReasonKind.ERROR
+        assert parts.stored(session.id).steps == len(answers) - 1
+        database.execute("PRAGMA max_page_count = 1000000")
+        (fine,) = await parts.ask(action("git/log"))
+        assert fine.decision.effect is ALLOW
+        assert parts.stored(session.id).steps == len(answers)
+        assert len(parts.records("decision")) == len(answers) + 1
+
+
+async def test_a_store_that_somebody_locks_denies_and_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("pdp.control.store.BUSY_MS", 20)
+    async with desk(tmp_path) as parts:
+        session = await parts.open()
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            (denied,) = await parts.ask(action())
+            assert denied.decision.reasons[0].kind is ReasonKind.ERROR
+            raw.rollback()
+        (fine,) = await parts.ask(action())
+        assert fine.decision.effect is ALLOW
+        assert parts.stored(session.id).steps == 1
 
 
 async def test_a_store_that_is_gone_is_a_denial(tmp_path):

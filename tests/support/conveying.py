@@ -109,13 +109,15 @@ async def desk(
     """Run a conveyor in `folder` while the context lasts."""
     clock = clock or Clock()
     store, spool, metrics = Store(folder), Spool.open(folder / name, identity="test"), Metrics()
+    looking = Store(folder)  # a store belongs to one thread
     conveyor = Conveyor(
         store, journal(spool) if journal else spool, policy or snapshot(), rules or Rules(), metrics, clock=clock
     )
     conveyor.start()
     try:
-        yield Desk(conveyor, store, spool, clock, metrics)
+        yield Desk(conveyor, looking, spool, clock, metrics)
     finally:
         await conveyor.stop()
         store.close()
+        looking.close()
         spool.close()
