@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from exequatur.cli.keys import app
-from exequatur.trust.keys import ALGORITHMS, SigningKey, load_log_key
+from exequatur.trust.keys import SigningKey, load_log_key
 from exequatur.trust.note import Checkpoint, LogKey, open_checkpoint, sign_checkpoint
 from pdp.bundle.source import read_keys
 
@@ -20,7 +20,7 @@ def generate(*arguments: object, code: int = 0) -> str:
     return result.output if code == 0 else result.stderr
 
 
-@pytest.mark.parametrize("alg", ALGORITHMS)
+@pytest.mark.parametrize("alg", ["RS256", "PS384", "ES256", "ES512"])
 def test_what_one_half_signs_the_other_verifies(tmp_path, alg):
     value = json.loads(generate("--out", tmp_path, "--kid", "ops", "--alg", alg, "--json"))
     private = tmp_path / value["private"].rpartition("/")[2]

@@ -169,7 +169,7 @@ def test_sources_are_files_and_not_what_hides_beside_them(tmp_path):
 
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "a.cedar").symlink_to("/etc/passwd")
-    with pytest.raises(PolicyError, match="`a.cedar` is a link"):
+    with pytest.raises(PolicyError, match=r"`a.cedar` is a link"):
         read_folder(tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_opa_is_found_by_name_then_on_the_path_then_in_the_cache(tmp_path):
 
 
 def test_without_opa_the_way_to_it_is_named():
-    with pytest.raises(OpaError, match="go install github.com/open-policy-agent/opa@v"):
+    with pytest.raises(OpaError, match=r"go install github.com/open-policy-agent/opa@v"):
         build(sources(), None)
 
 
