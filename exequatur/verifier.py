@@ -34,6 +34,7 @@ _WIDTH: Final = 256
 _HASH: Final = 32
 _NOTE_BYTES: Final = 64 * 1024
 _ED25519: Final = b"\x01"
+_SIGNATURE: Final = re.compile("\u2014 ([^\\s+]+) ([A-Za-z0-9+/=]+)")
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _TIME: Final = "time "
 
@@ -314,22 +315,22 @@ def _open(note: str, key: _Key, where: str) -> _Checkpoint:
     if not blank or not signatures.endswith("\n") or len(note) > _NOTE_BYTES:
         raise _Broken(where, "is no signed note")
     text += "\n"
-    if not any(_is_signed(text, line, key) for line in signatures[:-1].split("\n")):
+    lines = [_SIGNATURE.fullmatch(line) for line in signatures[:-1].split("\n")]
+    if not all(lines):
+        raise _Broken(where, "has a line among its signatures that is none")
+    if not any(_is_signed(text, line[1], line[2], key) for line in lines if line):
         raise _Broken(where, f"bears no good signature of `{key.name}`")
-    lines = text[:-1].split("\n")
-    if len(lines) < 3 or not _SIZE.fullmatch(lines[1]):  # noqa: PLR2004  origin, size, root
-        raise _Broken(where, "signs something that is no checkpoint")
-    root = _base64(lines[2])
-    if lines[0] != key.name or root is None or len(root) != _HASH:
+    origin, size, encoded, *extensions = [*text[:-1].split("\n"), "", ""]
+    root = _base64(encoded)
+    if origin != key.name or not _SIZE.fullmatch(size) or root is None or len(root) != _HASH:
         raise _Broken(where, f"signs something that is no checkpoint of `{key.name}`")
-    time = next((line.removeprefix(_TIME) for line in lines[3:] if line.startswith(_TIME)), "")
-    return _Checkpoint(lines[0], int(lines[1]), root, time)
+    time = next((line.removeprefix(_TIME) for line in extensions if line.startswith(_TIME)), "")
+    return _Checkpoint(origin, int(size), root, time)
 
 
-def _is_signed(text: str, line: str, key: _Key) -> bool:
-    start = f"\u2014 {key.name} "
-    signature = _base64(line.removeprefix(start)) if line.startswith(start) else None
-    if signature is None or signature[:4] != key.id:
+def _is_signed(text: str, name: str, encoded: str, key: _Key) -> bool:
+    signature = _base64(encoded)
+    if name != key.name or signature is None or signature[:4] != key.id:
         return False
     try:
         key.key.verify(signature[4:], text.encode())

@@ -6,22 +6,27 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from exequatur import daemon, transport
 from exequatur.settings import SettingsError, describe
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import load_log_key
 from exequatur.v1 import audit_pb2
-from ledger.index import LogIndex
+from ledger.index import IndexFault, LogIndex
 from ledger.log import Log, LogError
-from ledger.service import Metrics, Service
+from ledger.metrics import Metrics
+from ledger.service import Service
 from ledger.settings import LedgerSettings
 
 log = logging.getLogger(__name__)
 
-SERVICES = (audit_pb2.DESCRIPTOR.services_by_name["AuditService"],)
+SERVICES: Final = (audit_pb2.DESCRIPTOR.services_by_name["AuditService"],)
+TELL_S: Final = 5.0
+"""How often a long check at the start says how far it is."""
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -57,25 +62,17 @@ def _now() -> datetime:
 
 async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     ready = daemon.Ready("log", "listener")
-    try:
-        key = load_log_key(settings.key.read_bytes())
-        book = await asyncio.to_thread(Log.open, settings.folder, origin=settings.origin, key=key, now=_now())
-        index = LogIndex(settings.folder / "index.db")
-        await asyncio.to_thread(index.catch_up, book)
-    except (TrustError, LogError) as error:
-        raise daemon.StartError(str(error)) from None
-    except OSError as error:
-        raise daemon.StartError(f"`{error.filename}`: {(error.strerror or str(error)).lower()}") from None
     metrics = Metrics()
-    service = Service(
-        book,
-        index,
-        writers=frozenset(settings.writers),
-        auditors=frozenset(settings.auditors),
-        clock=_now,
-        metrics=metrics,
-    )
     async with daemon.http(settings.http, ready, lambda: metrics.registry):
+        book, index = await asyncio.to_thread(_open, settings)
+        service = Service(
+            book,
+            index,
+            writers=frozenset(settings.writers),
+            auditors=frozenset(settings.auditors),
+            clock=_now,
+            metrics=metrics,
+        )
         ready.release("log")
         server = transport.Server(service.handlers, SERVICES)
         try:
@@ -96,3 +93,25 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     index.close()
     book.close()
     log.info("stopped at %d records", book.size)
+
+
+def _open(settings: LedgerSettings) -> tuple[Log, LogIndex]:
+    """Open the log and check it, and its index; raises `StartError`."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            log.info("checking the log: %d of %d records", done, total)
+
+    try:
+        key = load_log_key(settings.key.read_bytes())
+        book = Log.open(settings.folder, origin=settings.origin, key=key, now=_now(), progress=tell)
+        return book, LogIndex(settings.folder / "index.db", book)
+    except (TrustError, LogError, IndexFault) as error:
+        raise daemon.StartError(str(error)) from None
+    except OSError as error:
+        raise daemon.StartError(
+            f"`{error.filename}` cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None

@@ -98,7 +98,7 @@ def _show(entries: Iterator[tuple[int, bytes]], *, as_json: bool, header: bool) 
     for name, width in (("time", 8), ("what", 16), ("agent", 10)):
         table.add_column(name, width=width, no_wrap=True)
     table.add_column("tool", no_wrap=True, ratio=2)
-    table.add_column("why", no_wrap=True, ratio=3)
+    table.add_column("why", ratio=3)
     for entry, data in entries:
         table.add_row(str(entry), *_row(_record(data)))
     if table.row_count or header:
