@@ -56,7 +56,14 @@ def test_every_answered_decision_is_in_the_ledger_exactly_once(victim):
         alive.clear()
         process.start()
         with stack.agent() as client:
-            until(lambda: client.authorize("bank/look", {"account": "7"}).allowed, what="a decision after the restart")
+
+            def allowed() -> bool:
+                try:
+                    return client.authorize("bank/look", {"account": "7"}).allowed
+                except CallError:
+                    return False
+
+            until(allowed, what="a go-ahead after the restart")
         alive.set()
         for thread in threads:
             thread.join()
