@@ -73,7 +73,7 @@ class Authority:
 
 def channel_credentials(files: TlsFiles):
     """Client credentials from `files`."""
-    import grpc  # noqa: PLC0415
+    import grpc
 
     chain, key, roots = files.read()
     return grpc.ssl_channel_credentials(roots, key, chain)
