@@ -112,8 +112,6 @@ def _entries(tar: bytes) -> Iterator[tuple[_Header, bytes]]:
             raise FormatError(f"the tar is damaged {where}: byte {at} begins no header") from None
         first, last = at + _BLOCK, at + _BLOCK + header.size
         at, where = last + -header.size % _BLOCK, f"after {quoted(header.name)}"
-        if at > len(tar):
-            raise FormatError(f"the tar is cut short inside {quoted(header.name)}")
         yield header, tar[first:last]
         if any(tar[last:at]):
             raise FormatError(f"the tar has bytes {where} that belong to no file")

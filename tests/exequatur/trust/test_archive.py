@@ -131,6 +131,23 @@ def test_what_is_cut_short_is_refused_wherever_it_is_cut():
                 read_tar(unpack(whole[:end]))
 
 
+def test_a_gzip_that_never_ends_is_refused_though_its_tar_is_whole():
+    tar = tar_of(entry("a", b"1"))
+    packer = zlib.compressobj(wbits=31)
+    endless = packer.compress(tar) + packer.flush(zlib.Z_SYNC_FLUSH)
+    begun = b"\0\x64\0\x9b\xff"  # a block of 100 bytes, not the last one
+    for rest in (b"", gzip.compress(tar)[-8:], begun + gzip.compress(tar)[-8:]):
+        refused(endless + rest, "cut short|damaged")
+
+
+def test_a_gzip_whose_checksum_or_length_differs_is_refused():
+    data = gzip.compress(write_tar(FILES))
+    for at in range(1, 9):
+        damaged = bytearray(data)
+        damaged[-at] ^= 1
+        refused(bytes(damaged), "its checksum differs")
+
+
 def test_an_empty_archive_is_nothing():
     refused(bytes(1024), "empty")
     refused(tar_of(entry("a/", kind=b"5")), "empty")

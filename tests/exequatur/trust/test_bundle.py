@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import hmac
 import json
@@ -367,6 +368,19 @@ def test_json_that_is_not_strict_is_refused_by_name_though_signed(name, content)
 def test_a_payload_that_is_no_list_of_files_is_refused():
     for payload in (b"[]", b"{}", b'{"files": {}}', b'{"files": [], "files": []}', b'{"files": [1]}', b"\xff"):
         refused(Forge(payload=payload), FormatError, "the signed (payload|list)")
+
+
+def test_what_says_the_same_in_other_bytes_is_not_served():
+    looser = Forge(signatures=lambda token: json.dumps({"signatures": [token]}).encode())
+    assert check(looser.archive, serve=False).files == FILES
+    refused(looser, FormatError, "`.signatures.json` is not as")
+    repacked = Forge(pack=lambda files: gzip.compress(write_tar(files)))
+    assert check(repacked.archive, serve=False).files == FILES
+    refused(repacked, FormatError, "of the gzip stream is not as")
+
+
+def test_a_gzip_that_does_not_add_up_is_refused_though_each_file_does():
+    refused(Forge(send=lambda data: data[:-1] + b"\1"), FormatError, "its checksum differs", serve=False)
 
 
 # For whom, and when

@@ -97,6 +97,14 @@ def test_what_a_made_key_signs_its_public_half_verifies(alg):
         ring.get("k").verify(key.sign(b"payload")[:-4] + "AAAA")
 
 
+@pytest.mark.parametrize(("marked", "used"), [("RS256", "PS256"), ("RS256", "RS512"), ("PS256", "RS256")])
+def test_a_good_signature_of_another_algorithm_than_the_keys_is_refused(marked, used):
+    token = SigningKey.from_pem(f"k.{used}.pem", rsa_pem("dev")).sign(b"payload")
+    with pytest.raises(SignatureError):
+        parse_public_keys({f"k.{marked}.pem": DEV}).get("k").verify(token)
+    assert parse_public_keys({f"k.{used}.pem": DEV}).get("k").verify(token) == b"payload"
+
+
 def test_a_key_for_bundles_is_made_with_3072_bits():
     key = SigningKey.from_pem("k.pem", generate("RS256")[0])
     assert key.public.key.key_size == 3072

@@ -116,6 +116,11 @@ def test_a_signed_text_that_is_no_checkpoint_is_refused(text):
         open_checkpoint(signed_text(text), [LOG], NAME)
 
 
+def test_a_note_beyond_any_measure_is_refused_unread():
+    with pytest.raises(FormatError, match="too long"):
+        open_checkpoint(sign_checkpoint(Checkpoint(NAME, 7, bytes(32), ("x" * 70_000,)), NAME, KEY), [LOG], NAME)
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "name"),
     [
