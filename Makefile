@@ -23,7 +23,7 @@ demo: $(VENV)/.demo ## Run it all on this machine: ledger, decision point, sidec
 	@$(BIN)/exequatur demo
 
 test: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run the tests
-	$(BIN)/python -m pytest -m "not bench and not conformance" $(ARGS)
+	$(BIN)/python -m pytest -m "not bench and not conformance" -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against the protos
 	$(BIN)/ruff check
