@@ -41,6 +41,8 @@ from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Resu
 OVERDUE = 500
 """How many overdue reservations are charged in one round: a few milliseconds' worth."""
 
+LATE = "the call's deadline passed before it was judged"
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -70,8 +72,8 @@ class Round:
         for request, deadline in zip(requests, deadlines, strict=True):
             try:
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise LateError("the call's deadline passed before it was judged")
-                self.results.append(self._serve(request))
+                    raise LateError(LATE)
+                self.results.append(self._serve(request, deadline))
             except ControlError as error:
                 self.results.append(error)
 
@@ -111,10 +113,10 @@ class Round:
         keys = (self._answer_key(action, enforcer) for action, enforcer in asked if action.idempotency_key)
         self.book.fetch_answers({key for key in keys if key is not None})
 
-    def _serve(self, request: Request) -> Result:
+    def _serve(self, request: Request, deadline: float | None) -> Result:
         match request:
             case Ask():
-                return tuple(self._decide(item, request.enforcer) for item in request.items)
+                return tuple(self._in_time(item, request.enforcer, deadline) for item in request.items)
             case Settle():
                 return self._settle(request)
             case Open():
@@ -126,6 +128,14 @@ class Round:
             case Refuse():
                 self.records.append(_refused(request.broken, request.caller, request.method, self.book.now))
                 return None
+
+    def _in_time(self, item: Action | Broken, enforcer: str, deadline: float | None) -> Answer:
+        """Decide, or deny what is left of a batch once its caller's time is up: others wait behind it."""
+        if deadline is None or time.monotonic() < deadline:
+            return self._decide(item, enforcer)
+        answer, record = _deny_item(item, enforcer, LATE, self.snapshot, self.book.now)
+        self.records.append(record)
+        return answer
 
     def _decide(self, action: Action | Broken, enforcer: str) -> Answer:
         started = time.perf_counter_ns()

@@ -7,11 +7,14 @@ lose; a sequence that two different bundles claim is nobody's.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 from exequatur.trust.archive import LIMITS
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
@@ -153,7 +156,7 @@ def open_bundle(
 def read_archive_file(path: Path) -> bytes:
     """Read a bundle, never more of it than an archive may have; raises `FormatError`."""
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             return file.read(LIMITS.archive_bytes + 1)
     except OSError as error:
         raise FormatError(_cannot_read(error)) from None
@@ -166,11 +169,20 @@ def read_keys(folder: Path) -> BundleKeys:
     try:
         for path in sorted(folder.iterdir()):
             if not path.name.startswith("."):
-                with path.open("rb") as file:
+                with _open_file(path) as file:
                     files[path.name] = file.read(_KEY_BYTES)
     except OSError as error:
         raise FormatError(f"`{path}`: {_cannot_read(error)}") from None
     return parse_public_keys(files)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a regular file; anything else, a pipe that nobody writes say, would be waited for without end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
 
 
 def _check_place(bundle: VerifiedBundle, good: Iterable[VerifiedBundle], floor: Floor | None) -> None:

@@ -78,8 +78,9 @@ class Book:
         """Replace a session by what it has become."""
         changed = self.changes.opened if session.id in self.changes.opened else self.changes.sessions
         changed[session.id] = self._sessions[session.id] = session
-        if session.closed_at is not None:
-            self._open[session.tenant, session.agent, session.instance] = None
+        instance = (session.tenant, session.agent, session.instance)
+        if session.closed_at is not None and self._open.get(instance) == session.id:  # a later one may be open by now
+            self._open[instance] = None
 
     def reserve(self, reservation: Reservation) -> None:
         """Hold money for an allowed action."""

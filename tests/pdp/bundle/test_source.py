@@ -155,6 +155,19 @@ def test_an_expired_bundle_is_told_and_nothing_older_takes_its_place(folder):
     assert reader.look(later) == FOUND_NOTHING
 
 
+def test_a_pipe_that_nobody_writes_freezes_nothing(folder, tmp_path):
+    os.mkfifo(folder / "a.tar.gz")
+    (folder / "b.tar.gz").write_bytes(publish(1))
+    reader = Reader(folder)
+    reader.look()
+    assert "regular file" in "".join(reader.look().faults)
+    assert reader.sequence == 1
+    (tmp_path / "keys").mkdir()
+    os.mkfifo(tmp_path / "keys" / f"{KID}.pem")
+    with pytest.raises(FormatError, match="regular file"):
+        read_keys(tmp_path / "keys")
+
+
 def test_going_back_needs_a_new_signature(folder):
     path = folder / "a.tar.gz"
     path.write_bytes(publish(5))
