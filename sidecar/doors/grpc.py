@@ -111,6 +111,7 @@ class GrpcDoor:
         self._record = record
         self._now = now
         self._given: dict[str, int] = {}  # decision id to what was reserved, in micro-USD, oldest first
+        self._concluding: set[asyncio.Task[pb.AuthorizeResponse]] = set()
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -263,6 +264,13 @@ class GrpcDoor:
         return Verdict(response, self._outcome(request, response, effect="none", why=why, code=code))
 
     async def _conclude(self, verdict: Verdict) -> pb.AuthorizeResponse:
+        """Record, then answer; a caller who has gone by then is on record like any other."""
+        task = asyncio.create_task(self._record_first(verdict))
+        self._concluding.add(task)
+        task.add_done_callback(self._concluding.discard)
+        return await asyncio.shield(task)
+
+    async def _record_first(self, verdict: Verdict) -> pb.AuthorizeResponse:
         """Record, then answer; what cannot be recorded is denied, and its go-ahead given back."""
         response, settle = verdict.response, verdict.settle
         try:

@@ -234,7 +234,8 @@ class Shim:
         call = Call(tenant, agent, "", f"{self._server}/{name}", definition, arguments_json)
         flight.gate.receive(Proposed(call))
         decision = await self._decide(call)
-        if self._gone is not None and flight.gate.state is State.WAITING:
+        changed = (self._definitions or {}).get(name) != definition
+        if (self._gone is not None or changed) and flight.gate.state is State.WAITING:
             flight.gate.receive(Withdrawn())
         commands = flight.gate.receive(Unanswered() if decision is None else Answered(decision))
         for command in commands:
@@ -247,7 +248,8 @@ class Shim:
                 await self._settle(commands)
                 return mcp.refused(mcp.words(call.tool, command.why, decision))
         await self._settle(commands)
-        raise ServerError(mcp.INTERNAL_ERROR, self._gone or "withdrawn")
+        why = "the server has changed its tools since this call was judged: list them again" if changed else "withdrawn"
+        raise ServerError(mcp.INTERNAL_ERROR, self._gone or why)
 
     async def _decide(self, call: Call) -> Decision | None:
         try:

@@ -2,7 +2,8 @@
 
 Run as a program: `python strange_mcp.py LOG`. Its tools: `echo`, `hang` (never answers), `die`, `fail`, `odd` (answers
 with `nan`), `twice` (declared two times). With `STRAY` set it starts a
-grandchild that ignores SIGTERM; when that is `rude`, it ignores the end of its input and SIGTERM itself.
+grandchild that ignores SIGTERM; when that is `rude`, it ignores the end of its input and SIGTERM itself. With
+`RESTLESS` set each `ping` changes its tools.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def answer(message: dict) -> dict:  # noqa: PLR0911
                 return {"tools": [tool(name) for name in NAMES[3:]]}
             return {"tools": [tool(name) for name in NAMES[:3]], "nextCursor": "2"}
         case "ping":
+            if os.environ.get("RESTLESS"):
+                say({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
             return {}
         case "tools/call":
             match params["name"]:

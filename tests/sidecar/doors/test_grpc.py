@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import tempfile
@@ -167,6 +168,27 @@ async def test_what_cannot_be_recorded_is_denied_and_given_back(house, agent):
     assert decision.effect is Effect.DENY
     assert "could not be recorded" in decision.reasons[0].text
     assert house.decisions.settled == [("d1", Outcome.NOT_EXECUTED)]
+
+
+async def test_an_agent_that_hangs_up_leaves_its_record(house):
+    written = asyncio.Event()
+
+    async def slow(fields):
+        await asyncio.sleep(0.3)
+        house.records.append(fields)
+        written.set()
+
+    house.record = slow
+    server, client = await house.door()
+    asking = asyncio.create_task(client.authorize("git/git_status", {}))
+    while not house.decisions.asked:  # noqa: ASYNC110  the other end of a socket has no event for us
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.wait_for(written.wait(), 5)
+    assert house.records[0]["decision_id"] == "d1"
+    await client.close()
+    await server.stop(0)
 
 
 async def test_a_batch_keeps_its_order_and_denies_what_is_not_ours(house, agent):

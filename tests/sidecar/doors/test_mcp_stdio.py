@@ -444,6 +444,31 @@ async def test_a_call_cancelled_before_its_decision_is_never_forwarded(wire, dec
     assert [line["method"] for line in wire.reached()] == ["ping", "ping"]
 
 
+async def test_tools_that_change_while_a_call_is_judged_stop_it(folder, decisions):
+    judging, changed = asyncio.Event(), asyncio.Event()
+
+    def rule(request, response):
+        async def later():
+            judging.set()
+            await changed.wait()
+            return response
+
+        return later()
+
+    decisions.rule = rule
+    wire = await start(folder, RESTLESS="1")
+    await wire.send({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "echo"}})
+    await judging.wait()
+    await wire.send({"jsonrpc": "2.0", "id": 8, "method": "ping"})
+    assert (await wire.receive())["method"] == "notifications/tools/list_changed"
+    assert (await wire.receive())["id"] == 8
+    changed.set()
+    assert "list them again" in (await wire.receive())["error"]["message"]
+    assert await settled(decisions) == [("d1", NOT_EXECUTED)]
+    assert [line["method"] for line in wire.reached()] == ["ping"]
+    await wire.close()
+
+
 async def test_a_call_cancelled_at_the_server_is_cancelled_there_and_charged(wire, decisions):
     await wire.send({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "hang"}})
     await until(wire.reached)
@@ -497,7 +522,7 @@ async def test_nothing_is_left_running_even_of_a_server_that_will_not_end(folder
     pids = [int(word) for word in (await wire.process.stderr.readline()).split()[1:]]
     await wire.ask("initialize", **HELLO)
     await wire.send({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "hang"}})
-    await until(lambda: bool(decisions.asked))
+    await until(lambda: bool(wire.reached()))
     began = time.monotonic()
     if how == "signal":
         wire.process.send_signal(signal.SIGTERM)
