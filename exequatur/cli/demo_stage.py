@@ -136,7 +136,7 @@ class Stage:
 
     def folder(self, prefix: str) -> Path:
         """Make a folder of our own under /tmp: sockets need short paths, and the pack knows the workspace by it."""
-        made = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+        made = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir="/tmp"))
         self._folders.append(made)
         return made
 

@@ -41,8 +41,8 @@ def running(mark: str) -> list[str]:
     return found
 
 
-def folders() -> set[Path]:
-    return set(Path("/tmp").glob("exequatur-house-*")) | set(Path("/tmp").glob("exequatur-demo-*"))
+def folders(process: subprocess.Popen[str]) -> list[Path]:
+    return list(Path("/tmp").glob(f"exequatur-*-{process.pid}-*"))
 
 
 @pytest.fixture
@@ -66,7 +66,6 @@ def test_the_story_has_every_effect_and_ends_at_the_step_cap():
 
 
 def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
-    before = folders()
     process = start(mark)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -78,13 +77,12 @@ def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
     assert "The ledger verifies" in out
     assert "not-a-real-one" not in out
     assert running(mark) == []
-    assert folders() <= before
+    assert folders(process) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["pdp serve", "mcp_server_git"])
 def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
-    before = folders()
     process = start(mark)
     wait_until(process, lambda: any(moment in line for line in running(mark)))
     process.send_signal(number)
@@ -92,11 +90,10 @@ def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert running(mark) == []
-    assert folders() <= before
+    assert folders(process) == []
 
 
 def test_an_impatient_second_signal_leaves_nothing_either(mark):
-    before = folders()
     process = start(mark)
     wait_until(process, lambda: any("mcp_server_git" in line for line in running(mark)))
     process.send_signal(signal.SIGINT)
@@ -104,11 +101,10 @@ def test_an_impatient_second_signal_leaves_nothing_either(mark):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert running(mark) == []
-    assert folders() <= before
+    assert folders(process) == []
 
 
 def test_a_daemon_that_does_not_start_is_one_clear_line(mark):
-    before = folders()
     process = start(mark)
     wait_until(process, lambda: any("pdp serve" in line for line in running(mark)))
     for path in Path("/proc").glob("[0-9]*"):
@@ -123,7 +119,7 @@ def test_a_daemon_that_does_not_start_is_one_clear_line(mark):
     assert re.fullmatch(r"error: the decision point ended with code -9: .*", err.strip())
     assert out == ""
     assert running(mark) == []
-    assert folders() <= before
+    assert folders(process) == []
 
 
 def test_a_missing_git_is_one_clear_line(mark):
