@@ -24,7 +24,7 @@ from pdp.control.sessions import BusyError, ControlError, UnavailableError
 from pdp.control.store import RaceError, Store, StoreError, View
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
-from pdp.requests import Request, Result
+from pdp.requests import Ask, Request, Result
 from pdp.rounds import Round, Rules, deny_all
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ WAITING: Final = 2048
 """How many calls may wait; at a thousand a second, two seconds' worth, which is longer than callers wait."""
 
 ROUND: Final = 128
-"""How many calls share a commit; more would only make the first of them wait for the last."""
+"""How many actions share a commit, give or take a batch; more would only make the first wait for the last."""
 
 SWEEP_S: Final = 1.0
 PRUNE_S: Final = 3600.0
@@ -147,11 +147,13 @@ class Conveyor:
     def _collect(self) -> tuple[list[_Job], bool]:
         """Take everything that waits, up to a round's worth; wait for the first, but not past the next sweep."""
         jobs: list[_Job] = []
+        size = 0
         try:
             job = self._queue.get(timeout=SWEEP_S)
             while job is not None:
                 jobs.append(job)
-                if len(jobs) == ROUND:
+                size += len(job.request.items) if isinstance(job.request, Ask) else 1
+                if size >= ROUND:
                     return jobs, False
                 job = self._queue.get_nowait()
         except Empty:

@@ -294,6 +294,45 @@ async def test_who_has_no_time_left_is_not_judged_and_reserves_nothing(tmp_path)
         assert len(parts.records("decision")) == 1
 
 
+async def test_a_batch_that_outlasts_its_caller_is_denied_to_the_end_and_takes_no_more(tmp_path):
+    def slow(_):
+        time.sleep(0.05)
+        return PERMIT
+
+    async with desk(tmp_path, snapshot(slow)) as parts:
+        session = await parts.open()
+        answers = await parts.ask(*[action("git/push")] * 50, left=0.2)
+        effects = [answer.decision.effect for answer in answers]
+        run = effects.count(ALLOW)
+        assert 1 <= run <= 5
+        assert effects == [ALLOW] * run + [DENY] * (50 - run)
+        assert "deadline" in answers[-1].decision.reasons[0].text
+        stored = parts.stored(session.id)
+        assert (stored.steps, stored.reserved_microusd) == (run, 100 * run)
+        assert len(parts.records("decision")) == 50
+
+
+async def test_huge_batches_do_not_share_one_round(tmp_path):
+    async with desk(tmp_path) as parts:
+        await parts.open(max_steps=1000)
+        asked = [parts.ask(*[action()] * 50) for _ in range(10)]
+        await asyncio.gather(*asked)
+        rounds = parts.metrics.registry.get_sample_value("exequatur_round_calls_count")
+        assert rounds >= 1 + 4
+
+
+async def test_settling_the_last_run_does_not_hide_the_next_one(tmp_path):
+    async with desk(tmp_path) as parts:
+        last = await parts.open()
+        (before,) = await parts.ask(action("git/push"))
+        await parts.close(last.id)
+        following = await parts.open()
+        # All in one round.
+        cost, (answer,) = await asyncio.gather(parts.settle(before.decision.id), parts.ask(action()))
+        assert cost == 100
+        assert (answer.decision.effect, answer.decision.session) == (ALLOW, following.id)
+
+
 async def test_a_caller_who_left_is_not_judged(tmp_path):
     def slow(_):
         time.sleep(0.05)
