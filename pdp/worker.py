@@ -35,6 +35,9 @@ WAITING: Final = 2048
 ROUND: Final = 128
 """How many actions share a commit, give or take a batch; more would only make the first wait for the last."""
 
+ALONE: Final = 8
+"""How many rounds after a lost race hold the lock while they judge: who shares a session once does it again."""
+
 SWEEP_S: Final = 1.0
 PRUNE_S: Final = 3600.0
 """How often overdue reservations are looked for, and how often what is long over is forgotten."""
@@ -79,6 +82,7 @@ class Conveyor:
         self._stopping = False
         self._last = datetime.min.replace(tzinfo=UTC)
         self._swept = self._pruned = time.monotonic()
+        self._alone = 0
         self._thread = Thread(target=self._run, name="conveyor", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.ended = asyncio.Event()
@@ -183,19 +187,28 @@ class Conveyor:
         return done.results
 
     def _commit(self, work: Callable[[Round], None]) -> Round:
-        """Do `work` on a fresh round and write what it changes; once more, alone, if somebody else was faster."""
-        try:
-            with self._store.reading() as view:
-                done = self._begin(view)
-                work(done)
-            if done.book.changes:
-                with self._store.writing() as writing:
-                    writing.write(done.book.changes)
-        except RaceError:
-            self._metrics.races.inc()
+        """Do `work` on a fresh round and write what it changes: unseen by others, or, after a lost race, alone."""
+        if self._alone == 0:
+            try:
+                return self._commit_unseen(work)
+            except RaceError:
+                self._metrics.races.inc()
+                self._alone = ALONE
+        else:
+            self._alone -= 1
+        with self._store.writing() as writing:
+            done = self._begin(writing)
+            work(done)
+            writing.write(done.book.changes)
+        return done
+
+    def _commit_unseen(self, work: Callable[[Round], None]) -> Round:
+        """Judge on what is read without a lock; raises `RaceError` if it is not so any more when it is written."""
+        with self._store.reading() as view:
+            done = self._begin(view)
+            work(done)
+        if done.book.changes:
             with self._store.writing() as writing:
-                done = self._begin(writing)
-                work(done)
                 writing.write(done.book.changes)
         return done
 
@@ -255,6 +268,9 @@ class Conveyor:
                 self._pruned = self._swept
                 with self._store.writing() as writing:
                     writing.prune(self._now())
+        except StoreError as error:
+            self._metrics.store_errors.inc()
+            log.error("the store failed: %s", error)  # noqa: TRY400  the sentence says it all
         except Exception:
             self._metrics.store_errors.inc()
             log.exception("the sweep failed")
