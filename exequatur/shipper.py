@@ -1,8 +1,8 @@
 """The way of records from the spool to the ledger: in order, again until acknowledged, and never past a lie.
 
 Rules: what is not acknowledged stays in the spool; each acknowledgement's checkpoint must be signed by the known key
-and extend the last one that was seen, which is kept beside the spool. A ledger that shows another past is not
-acknowledged: the records stay here, and the log says so.
+and extend the last one that was seen, which is kept beside the spool. A ledger that shows another past, or knows
+records that were never written here, is not believed: the records stay, and the log says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from exequatur.disk import Disk, write_file
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
 from exequatur.trust.merkle import verify_consistency
@@ -23,11 +24,16 @@ from exequatur.trust.note import Checkpoint, LogKey, open_checkpoint
 log = logging.getLogger(__name__)
 
 BATCH: Final = 500
-"""Records in one call: at most 500 x 60 KiB would be too large, so bytes are counted too."""
+"""Records in one call: enough to share the ledger's commit, few enough to be decoded in some 20 ms."""
 
 BATCH_BYTES: Final = 2 * 2**20
+"""Bytes of records in one call: half of what a message may have."""
+
 BACKOFF_S: Final = (0.1, 5.0)
 """The first and the longest pause after a failure, in seconds; half of it is random."""
+
+_ALARMS: Final = ("ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMISSION_DENIED", "INVALID_ARGUMENT")
+"""Answers that trying again will not change: somebody has to look."""
 
 
 class Answer(Protocol):
@@ -49,14 +55,21 @@ class Shipper:
     """Takes one spool's records to the ledger."""
 
     def __init__(self, spool: Spool, append: Append, *, log_key: Path | None = None) -> None:
-        """Ship what `spool` holds by `append`; `log_key` is a file with the ledger's verifier key."""
-        self._spool = spool
-        self._append = append
+        """Ship what `spool` holds by `append`; `log_key` is a file with the ledger's verifier key.
+
+        Raises `OSError` for a key that cannot be read, `TrustError` for one that is none, or is not the key that signed
+        the checkpoint beside the spool.
+        """
+        self._spool, self._append = spool, append
         self._key = LogKey.parse(log_key.read_text()) if log_key else None
         self._seen_file = spool.folder / "checkpoint"
         self._seen = self._last_seen()
         self.failures = 0
         """Calls in a row that failed."""
+        self.trouble = ""
+        """Why the last call failed; empty when it did not."""
+        if self._key is None:
+            log.warning("no log key is set: what the ledger says of itself is not checked")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ship until `stop` is set."""
@@ -67,8 +80,7 @@ class Shipper:
                 await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 if not stop.is_set() and not await self._ship():
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(asyncio.shield(stopped), self._pause())
+                    await asyncio.wait((stopped,), timeout=self._pause())
         finally:
             stopped.cancel()
 
@@ -83,54 +95,70 @@ class Shipper:
         """Send one batch; says whether it was acknowledged."""
         first = self._spool.acknowledged + 1
         try:
-            records = await asyncio.to_thread(self._spool.read, first, BATCH)
-            total = 0
-            for count, data in enumerate(records):
-                total += len(data)
-                if total > BATCH_BYTES:
-                    records = records[: max(1, count)]
-                    break
-            if not records:
-                return True
+            records = await asyncio.to_thread(self._spool.read, first, BATCH, BATCH_BYTES)
             answer = await self._append(self._spool.writer, first, records, self._seen.size if self._seen else 0)
-            self._check(answer)
-            self._spool.acknowledge(min(answer.acknowledged, first + len(records) - 1))
-        except asyncio.CancelledError:
-            raise
+            if answer.acknowledged < first or answer.acknowledged > self._spool.last:
+                text = f"the ledger acknowledges {answer.acknowledged}, and {first} to {self._spool.last} wait here"
+                raise TrustError(text)  # noqa: TRY301  to be told like the others
+            seen = self._check(answer)
+            await asyncio.to_thread(self._keep, answer, seen)
         except (TrustError, SpoolError) as error:
-            log.error("records are not shipped: %s", error)  # noqa: TRY400  the sentence says it all
-            self.failures += 1
+            self._failed(str(error), alarm=True)
             return False
         except Exception as error:  # noqa: BLE001  whatever the transport raises, the records stay here
-            if self.failures == 0:
-                log.warning("the ledger does not take records: %s", error)
-            self.failures += 1
+            code = str(getattr(error, "code", ""))
+            self._failed(f"{code.lower()}: {error}" if code else str(error), alarm=code in _ALARMS)
             return False
-        self.failures = 0
+        if self.failures:
+            log.warning("the ledger takes records again")
+        self.failures, self.trouble = 0, ""
         return True
 
-    def _check(self, answer: Answer) -> None:
+    def _check(self, answer: Answer) -> Checkpoint | None:
         """Hold the answer's checkpoint against the key and the last one seen; raises `TrustError`."""
         if self._key is None:
-            return
-        seen = self._seen
-        new = open_checkpoint(answer.checkpoint, [self._key], seen.origin if seen else self._key.name)
-        if seen is not None:
+            return None
+        new = open_checkpoint(answer.checkpoint, [self._key], self._key.name)
+        if self._seen is not None:
             verify_consistency(
-                old=seen.size, new=new.size, old_root=seen.root, new_root=new.root, proof=list(answer.consistency)
+                old=self._seen.size,
+                new=new.size,
+                old_root=self._seen.root,
+                new_root=new.root,
+                proof=answer.consistency,
             )
-        if new.size > 0:
-            temporary = self._seen_file.with_suffix(".tmp")
-            temporary.write_text(answer.checkpoint)
-            temporary.replace(self._seen_file)
-            self._seen = new
+        if new.size < answer.acknowledged:
+            raise TrustError(f"a checkpoint of {new.size} entries cannot cover {answer.acknowledged} records")
+        return new
+
+    def _keep(self, answer: Answer, seen: Checkpoint | None) -> None:
+        """Remember the checkpoint, then let go of the records: in this order, so that it covers what is gone."""
+        if seen is not None:
+            self._seen = seen
+            with contextlib.suppress(OSError):  # on a full disk an older one is kept, which is as good a witness
+                write_file(Disk(), self._seen_file, answer.checkpoint.encode())
+        self._spool.acknowledge(answer.acknowledged)
+
+    def _failed(self, text: str, *, alarm: bool) -> None:
+        """Count a failure, and say it once; an alarm each time that it is another one."""
+        if text != self.trouble:
+            if alarm:
+                log.critical("alarm: records are not shipped: %s", text)
+            elif not self.trouble:
+                log.warning("the ledger does not take records: %s", text)
+        self.failures += 1
+        self.trouble = text
 
     def _last_seen(self) -> Checkpoint | None:
         if self._key is None or not self._seen_file.exists():
             return None
-        return open_checkpoint(self._seen_file.read_text(), [self._key], self._key.name)
+        try:
+            return open_checkpoint(self._seen_file.read_text(), [self._key], self._key.name)
+        except (TrustError, UnicodeDecodeError) as error:
+            text = f"`{self._seen_file}` is not signed by the log key: remove it if the ledger has a new key: {error}"
+            raise TrustError(text) from None
 
     def _pause(self) -> float:
         first, longest = BACKOFF_S
-        whole: float = min(longest, first * 2.0 ** min(self.failures, 10))
+        whole: float = min(longest, first * 2.0 ** min(self.failures - 1, 10))
         return whole / 2 + random.random() * whole / 2  # noqa: S311  jitter is no secret

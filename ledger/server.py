@@ -63,6 +63,11 @@ def _now() -> datetime:
 async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     ready = daemon.Ready("log", "listener")
     metrics = Metrics()
+    if settings.tls is not None:
+        try:
+            settings.tls.read()
+        except transport.ListenError as error:
+            raise daemon.StartError(str(error)) from None
     async with daemon.http(settings.http, ready, lambda: metrics.registry):
         book, index = await asyncio.to_thread(_open, settings)
         service = Service(

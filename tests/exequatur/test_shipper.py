@@ -1,0 +1,224 @@
+"""Records reach the ledger in order and once; a ledger that shows another past is not believed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from exequatur import shipper
+from exequatur.client import CallError
+from exequatur.shipper import Shipper
+from exequatur.spool import Spool
+from exequatur.trust.errors import TrustError
+from exequatur.values import Ack
+from ledger.log import Log
+from logs import LOG_KEY, NOW, VERIFIER_KEY, open_log, records
+
+ME = "spiffe://example.org/pdp"
+
+
+class Ledger:
+    """A real log behind the shipper's `append`; told how to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log: Log = open_log(folder)
+        self.got: list[bytes] = []
+        self.calls = 0
+        self.failing: list[Exception] = []
+        self.lose_answers = 0
+
+    async def append(self, writer, first, new, known) -> Ack:
+        self.calls += 1
+        if self.failing:
+            raise self.failing.pop(0)
+        have = len(self.got)
+        assert first <= have + 1
+        assert self.got[first - 1 :] == list(new[: have + 1 - first])
+        fresh = list(new[have + 1 - first :])
+        if fresh:
+            self.log.append(fresh, NOW)
+            self.got += fresh
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise CallError("DEADLINE_EXCEEDED", "too late")
+        return Ack(len(self.got), self.log.note, tuple(self.log.prove_consistency(known)))
+
+
+@pytest.fixture
+def spool(tmp_path):
+    spool = Spool.open(tmp_path / "spool", identity=ME)
+    yield spool
+    spool.close()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "log")
+
+
+@pytest.fixture
+def key(tmp_path):
+    path = tmp_path / "log.vkey"
+    path.write_text(VERIFIER_KEY + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(shipper, "BACKOFF_S", (0.001, 0.005))
+
+
+def fill(spool: Spool, count: int) -> None:
+    spool.append_many([{"kind": "decision", "decision_id": str(n)} for n in range(count)])
+
+
+async def ship(it: Shipper, spool: Spool) -> None:
+    """Run until all is acknowledged."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(it.run(stop))
+    async with asyncio.timeout(20):
+        while spool.acknowledged < spool.last:  # noqa: ASYNC110  a spool tells nobody what it lets go of
+            await asyncio.sleep(0.001)
+    stop.set()
+    await running
+
+
+async def test_records_arrive_in_order_and_once_whatever_fails(spool, ledger, key):
+    ledger.failing = [CallError("UNAVAILABLE", "no space"), OSError("reset"), RuntimeError("odd")]
+    ledger.lose_answers = 2
+    it = Shipper(spool, ledger.append, log_key=key)
+    fill(spool, 1200)
+    await ship(it, spool)
+    fill(spool, 7)
+    await ship(it, spool)
+    assert [json.loads(data)["number"] for data in ledger.got] == list(range(1, 1208))
+    assert (it.failures, it.trouble) == (0, "")
+    assert (spool.folder / "checkpoint").read_text() == ledger.log.note
+
+
+async def test_a_batch_is_bounded_in_records_and_bytes(spool, ledger, key):
+    sizes: list[tuple[int, int]] = []
+
+    async def append(writer, first, new, known) -> Ack:
+        sizes.append((len(new), sum(map(len, new))))
+        return await ledger.append(writer, first, new, known)
+
+    fill(spool, 600)
+    spool.append_many([{"kind": "decision", "text": "x" * 50_000} for _ in range(100)])
+    await ship(Shipper(spool, append, log_key=key), spool)
+    assert max(count for count, _ in sizes) <= shipper.BATCH
+    assert max(size for _, size in sizes) <= shipper.BATCH_BYTES
+    assert len(sizes) == 4
+
+
+async def test_another_past_is_not_acknowledged(spool, ledger, key, tmp_path, caplog):
+    it = Shipper(spool, ledger.append, log_key=key)
+    fill(spool, 5)
+    await ship(it, spool)
+    rewritten = Ledger(tmp_path / "rewritten")  # by somebody who has the ledger's key
+    rewritten.got = ledger.got
+    rewritten.log.append(records(1, 9, effect="deny"), NOW)
+    again = Shipper(spool, rewritten.append, log_key=key)  # a restart does not forget
+    fill(spool, 1)
+    for _ in range(3):
+        assert not await again._ship()
+    assert spool.acknowledged == 5
+    alarms = [entry for entry in caplog.records if entry.levelno == logging.CRITICAL]
+    assert len(alarms) == 1
+    assert "does not lead from the old root" in alarms[0].getMessage()
+    unchecked = Shipper(spool, rewritten.append)
+    assert await unchecked._ship()
+
+
+@pytest.mark.parametrize("bad", ["signature", "origin", "cut", "much", "little", "none", "nothing"])
+async def test_an_answer_that_does_not_fit_is_not_believed(spool, ledger, key, bad, tmp_path):
+    fill(spool, 5)
+    await ship(Shipper(spool, ledger.append, log_key=key), spool)
+    fill(spool, 2)
+    before = ledger.log.note
+
+    async def append(writer, first, new, known) -> Ack:
+        ack = await ledger.append(writer, first, new, known)
+        note, number, proof = ack.checkpoint, ack.acknowledged, ack.consistency
+        if bad == "signature":
+            note = note.replace("time 2026", "time 2027")
+        elif bad == "origin":
+            note = note.replace("example.org/audit", "example.org/other")
+        elif bad == "cut":
+            log = open_log(tmp_path / "short")
+            log.append(records(1, 3), NOW)
+            note = log.note
+            log.close()
+        elif bad == "none":
+            note = ""
+        elif bad == "nothing":
+            note, proof = before, ()
+            number = 7
+        return Ack({"much": 8, "little": 5}.get(bad, number), note, proof)
+
+    it = Shipper(spool, append, log_key=key)
+    assert not await it._ship()
+    assert spool.acknowledged == 5
+    assert it.trouble
+
+
+async def test_an_old_checkpoint_cannot_cover_new_records(spool, ledger, key):
+    fill(spool, 5)
+    await ship(Shipper(spool, ledger.append, log_key=key), spool)
+    fill(spool, 2)
+    before = ledger.log.note
+
+    async def append(writer, first, new, known) -> Ack:
+        return Ack(7, before, ())
+
+    it = Shipper(spool, append, log_key=key)
+    assert not await it._ship()
+    assert "cannot cover" in it.trouble
+
+
+@pytest.mark.parametrize("code", ["ALREADY_EXISTS", "FAILED_PRECONDITION"])
+async def test_what_trying_again_will_not_change_is_an_alarm(spool, ledger, key, code, caplog):
+    ledger.failing = [CallError("UNAVAILABLE", "down"), CallError(code, "record 1 is there with other content")]
+    it = Shipper(spool, ledger.append, log_key=key)
+    fill(spool, 1)
+    await it._ship()
+    await it._ship()
+    assert [entry.levelname for entry in caplog.records] == ["WARNING", "CRITICAL"]
+    assert f"{code.lower()}: record 1" in caplog.records[1].getMessage()
+    assert await it._ship()
+    assert caplog.records[-1].getMessage() == "the ledger takes records again"
+
+
+async def test_stopping_is_quick_and_draining_ends_with_its_grace(spool, ledger, key):
+    async def never(writer, first, new, known) -> Ack:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    it = Shipper(spool, ledger.append, log_key=key)
+    stop = asyncio.Event()
+    running = asyncio.create_task(it.run(stop))
+    await asyncio.sleep(0)
+    stop.set()
+    await asyncio.wait_for(running, 1)
+    fill(spool, 700)
+    await it.drain(5)
+    assert spool.acknowledged == 700
+    fill(spool, 1)
+    await asyncio.wait_for(Shipper(spool, never, log_key=key).drain(0.05), 1)
+    assert spool.acknowledged == 700
+
+
+def test_a_bad_key_stops_the_start(spool, ledger, tmp_path, key):
+    with pytest.raises(OSError):
+        Shipper(spool, ledger.append, log_key=tmp_path / "missing")
+    (tmp_path / "bad").write_text("example.org/audit+00000000+AAAA")
+    with pytest.raises(TrustError, match="verifier key"):
+        Shipper(spool, ledger.append, log_key=tmp_path / "bad")
+    (spool.folder / "checkpoint").write_text("example.org/audit\n3\n")
+    with pytest.raises(TrustError, match="is not signed by the log key"):
+        Shipper(spool, ledger.append, log_key=key)
+    assert str(LOG_KEY) == VERIFIER_KEY

@@ -1,0 +1,196 @@
+"""The ledger as a process: it keeps what it acknowledged over kill -9, and says in one line why it does not start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from exequatur.client import CallError, LedgerClient, Tls
+from exequatur.trust.note import open_checkpoint
+from exequatur.verifier import verify
+from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, records
+from pki import Authority
+from stack import Process, free_port, http_get, until
+
+ME, AUDITOR = "spiffe://example.org/pdp", "spiffe://example.org/auditor"
+MINE = ME + "#1"
+
+
+class Ledger:
+    """A ledger in a folder, and how to reach it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.target = folder / "log", f"127.0.0.1:{free_port()}"
+        self.authority = Authority(folder / "pki")
+        (folder / "log.key").write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        files, http = self.authority.issue("ledger", "spiffe://example.org/ledger"), free_port()
+        self.argv = [
+            *("ledger", "serve", f"--folder={self.folder}", f"--origin={ORIGIN}", f"--key={folder / 'log.key'}"),
+            *(f"--listen={self.target}", f"--http=127.0.0.1:{http}", f"--writers={ME}", f"--auditors={AUDITOR}"),
+            *(f"--tls-certificate={files.certificate}", f"--tls-key={files.key}", f"--tls-roots={files.roots}"),
+        ]
+        self.process = Process("ledger", self.argv, folder / "ledger.log", http)
+
+    def client(self, identity: str = ME) -> LedgerClient:
+        files = self.authority.issue(identity.rpartition("/")[2], identity)
+        return LedgerClient(self.target, tls=Tls(files.certificate, files.key, files.roots), timeout_s=10)
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path)
+    yield ledger
+    ledger.process.kill()
+
+
+async def test_what_was_acknowledged_is_there_once_after_kill_nine(ledger):
+    number, rng, codes = 1, random.Random(2), set()
+    for _ in range(3):
+        ledger.process.start()
+        client = ledger.client()
+        killing = asyncio.create_task(_kill_soon(ledger, rng.uniform(0.05, 0.4)))
+        try:
+            while True:
+                ack = await client.append(MINE, number, records(number, 7, MINE), 0)
+                number = ack.acknowledged + 1
+        except CallError as error:
+            codes.add(error.code)
+        await killing
+        await client.close()
+        report = verify(ledger.folder, VERIFIER_KEY)
+        assert report.ok, report.fault
+        assert report.writers.get(MINE, 0) >= number - 1
+    assert codes <= {"UNAVAILABLE", "CANCELLED", "UNKNOWN"}
+    ledger.process.start()
+    client = ledger.client()
+    ack = await client.append(MINE, number, records(number, 7, MINE), 0)  # taken then or now, it is there once
+    assert ack.acknowledged == number + 6
+    await client.close()
+    assert ledger.process.stop() == 0
+    assert verify(ledger.folder, VERIFIER_KEY).size == number + 6
+
+
+async def _kill_soon(ledger: Ledger, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await asyncio.to_thread(ledger.process.kill)
+
+
+async def test_it_signs_while_nothing_happens_and_tells_its_metrics(ledger):
+    ledger.process.start()
+    client = ledger.client(AUDITOR)
+    first = (await client.get_checkpoint()).checkpoint
+    async with asyncio.timeout(10):
+        while (await client.get_checkpoint()).checkpoint == first:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    newer = open_checkpoint((await client.get_checkpoint()).checkpoint, [LOG_KEY], ORIGIN)
+    assert newer.size == 0
+    with pytest.raises(CallError, match="is no writer"):
+        await client.append(AUDITOR + "#1", 1, records(1, 1, AUDITOR + "#1"), 0)
+    await client.close()
+    _, metrics = http_get(ledger.process.http, "/metrics")
+    assert 'exequatur_ledger_refused_total{code="permission_denied"} 1.0' in metrics
+    assert ledger.process.stop() == 0
+    assert ledger.lines()[-1]["message"] == "stopped at 0 records"
+
+
+def refusal(argv: list[str]) -> tuple[int, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "exequatur", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=env,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return done.returncode, errors[0]
+
+
+def test_a_log_that_is_not_what_it_signed_is_not_served(ledger):
+    make_log(ledger.folder, 600)
+    tile = ledger.folder / "tile/entries/001"
+    good = tile.read_bytes()
+    tile.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
+    code, text = refusal(ledger.argv)
+    assert code != 0
+    assert "is not what its checkpoint signs: `tile/entries/001`" in text
+    tile.write_bytes(good)
+    (ledger.folder / "checkpoint").unlink()
+    assert "restore the checkpoint" in refusal(ledger.argv)[1]
+
+
+def test_why_it_does_not_start_is_one_line(ledger, tmp_path):
+    key = tmp_path / "log.key"
+    good = key.read_bytes()
+    key.write_bytes(b"no key")
+    assert refusal(ledger.argv) == (64, "error: the checkpoint key is no private key in PEM without a password")
+    key.unlink()
+    assert refusal(ledger.argv) == (64, f"error: `{key}` cannot be read: no such file or directory")
+    key.write_bytes(good)
+    assert refusal([*ledger.argv, "--tls-key=/nowhere"])[0] != 0
+    ledger.process.start()
+    other = [*ledger.argv, f"--http=127.0.0.1:{free_port()}"]
+    assert "is in use by another process" in refusal(other)[1]
+    shutil.copytree(ledger.folder, tmp_path / "copy")
+    code, text = refusal([*other, f"--folder={tmp_path / 'copy'}"])
+    assert code == 69
+    assert f"cannot listen on `{ledger.target}`" in text
+
+
+def test_a_full_disk_costs_no_record_and_no_restart(ledger):
+    """A file may grow to 20 KiB and no further: a larger bundle does not fit until the limit is lifted."""
+    import resource
+
+    ledger.process.start()
+    assert ledger.process.popen is not None
+    pid = ledger.process.popen.pid
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (20 * 1024, hard))
+
+    async def fill() -> int:
+        client = ledger.client()
+        number = 1
+        for _ in range(5):
+            ack = await client.append(MINE, number, records(number, 20, MINE), 0)
+            number = ack.acknowledged + 1
+        for _ in range(2):
+            with pytest.raises(CallError, match="file too large") as error:
+                await client.append(MINE, number, records(number, 100, MINE), 0)
+            assert error.value.code == "UNAVAILABLE"
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        ack = await client.append(MINE, number, records(number, 100, MINE), 0)
+        await client.close()
+        return ack.acknowledged
+
+    acknowledged = asyncio.run(fill())
+    assert ledger.process.popen.poll() is None
+    until(lambda: any(line["message"] == "records are taken again" for line in ledger.lines()))
+    assert sum(line["message"].startswith("records are not taken") for line in ledger.lines()) == 1
+    assert ledger.process.stop() == 0
+    report = verify(ledger.folder, VERIFIER_KEY)
+    assert report.ok, report.fault
+    assert report.size == acknowledged == 200
+
+
+def test_what_is_in_force_is_printed(ledger):
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "exequatur", "ledger", "config", *ledger.argv[2:]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f'origin = "{ORIGIN}"' in done.stdout
