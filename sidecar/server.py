@@ -109,7 +109,7 @@ def _reach(settings: SidecarSettings, spool: Spool) -> tuple[PdpClient, Shipper 
 
 
 def _open(agent: AgentSocket, pdp: PdpClient, record: Record) -> transport.Server:
-    bound = Bound(agent.tenant, agent.agent, agent.instance, agent.door)
+    bound = Bound(agent.tenant, agent.agent, agent.instance, agent.door, agent.enforced)
     door = GrpcDoor(bound, pdp, record, lambda: dt.datetime.now(dt.UTC))
     server = transport.Server(door.handlers, SERVICES)
     try:
@@ -140,6 +140,10 @@ def identity(settings: SidecarSettings) -> str:
         ids = []
     if len(ids) != 1:
         raise daemon.StartError(f"`{path}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
+    try:
+        transport.TlsFiles(path, settings.tls.key, settings.tls.roots).read()
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
     return ids[0]
 
 

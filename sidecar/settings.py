@@ -23,6 +23,8 @@ class AgentSocket(BaseModel):
     tenant: str = "default"
     uid: int | None = Field(default=None, ge=0)
     door: Literal["grpc", "mcp_stdio"] = "grpc"
+    enforced: bool = False
+    """Whether the agent has no other way to its tools, nor to this socket: then an outcome is the gate's own word."""
 
 
 class SidecarSettings(Settings):
@@ -33,7 +35,8 @@ class SidecarSettings(Settings):
 
     agents: tuple[AgentSocket, ...] = Field(
         min_length=1,
-        description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,door=grpc|mcp_stdio]",
+        description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,door=grpc|mcp_stdio]"
+        "[,enforced=true]",
     )
     pdp: str = Field(description="the decision point, HOST:PORT")
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spool")

@@ -23,6 +23,7 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from exequatur.client import decision_of
+from exequatur.spool import SpoolError
 from exequatur.transport import Code, Handler, Peer, Refusal
 from exequatur.trust.canonical import Json
 from exequatur.v1 import decision_pb2 as pb
@@ -41,9 +42,6 @@ RETRY_MS: Final = 1000
 
 OUTSTANDING: Final = 10_000
 """How many unsettled go-aheads a socket remembers; the oldest are forgotten first, and charged when they expire."""
-
-OWN_WORD: Final = "grpc"
-"""The door whose caller runs the action itself, so that its outcome is the agent's own word."""
 
 RECORDED_NAME: Final = 256
 """How many characters of a name from outside a record keeps; the decision point takes no longer ones."""
@@ -81,12 +79,13 @@ Record = Callable[[Mapping[str, Json]], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """For whom a socket speaks."""
+    """For whom a socket speaks, and whether an enforced door does: elsewhere an outcome is the agent's own word."""
 
     tenant: str
     agent: str
     instance: str
     door: str
+    enforced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +161,9 @@ class GrpcDoor:
         reserved = self._given.get(request.decision_id)
         if reserved is None or request.tenant not in ("", self._bound.tenant):
             raise Refusal(Code.NOT_FOUND, "this socket was given no such decision, or it is settled")
-        if self._bound.door == OWN_WORD:
+        if not self._bound.enforced:
             if request.outcome == pb.OUTCOME_NOT_EXECUTED:
-                raise Refusal(Code.FAILED_PRECONDITION, "only a door that forwards can say that an action did not run")
+                raise Refusal(Code.FAILED_PRECONDITION, "only an enforced door can say that an action did not run")
             if request.HasField("cost_microusd"):
                 request.cost_microusd = max(request.cost_microusd, reserved)
         request.tenant = self._bound.tenant
@@ -192,7 +191,11 @@ class GrpcDoor:
         except DecodeError:
             name, digest = into.DESCRIPTOR.name, hashlib.sha256(message).hexdigest()
             broken: dict[str, Json] = {"kind": "refused", "bytes": len(message), "sha256": digest, "message": name}
-            await self._record({**broken, **self._header()})
+            try:
+                await self._record({**broken, **self._header()})
+            except SpoolError as error:
+                log.error("a broken message cannot be recorded: %s", error)  # noqa: TRY400  the sentence says it all
+                raise Refusal(Code.UNAVAILABLE, "what was refused could not be recorded") from None
             raise Refusal(Code.INVALID_ARGUMENT, f"the message is no `{name}`") from None
         return into
 
@@ -275,8 +278,11 @@ class GrpcDoor:
         response, settle = verdict.response, verdict.settle
         try:
             await self._record(verdict.record)
-        except Exception:
-            log.exception("an outcome cannot be recorded: denied")
+        except Exception as error:
+            if isinstance(error, SpoolError):
+                log.error("an outcome cannot be recorded: denied: %s", error)  # noqa: TRY400  the sentence says it all
+            else:
+                log.exception("an outcome cannot be recorded: denied")
             if verdict.go:
                 settle = Settle(response.decision_id, Outcome.NOT_EXECUTED)
             text = "what happens to this action could not be recorded"

@@ -19,7 +19,7 @@ from exequatur.v1 import decision_pb2 as pb
 from sidecar.doors.grpc import Bound, GrpcDoor
 from sidecar.pdp_client import PdpClient
 
-BOUND = Bound("default", "coder", "c1", "mcp_stdio")
+BOUND = Bound("default", "coder", "c1", "mcp_stdio", enforced=True)
 NOW = dt.datetime(2026, 1, 5, 10, tzinfo=dt.UTC)
 
 
@@ -255,9 +255,9 @@ async def test_a_go_ahead_is_settled_once_and_by_its_own_socket(house, agent):
 
 
 async def test_an_agents_own_word_cannot_make_its_action_cheaper(house):
-    server, client = await house.door(dataclasses.replace(BOUND, door="grpc"))
+    server, client = await house.door(dataclasses.replace(BOUND, enforced=False))
     decision = await client.authorize("git/git_status", {})
-    with pytest.raises(CallError, match="only a door that forwards") as error:
+    with pytest.raises(CallError, match="only an enforced door") as error:
         await client.settle(decision.decision_id, Outcome.NOT_EXECUTED)
     assert error.value.code == "FAILED_PRECONDITION"
     await client.settle(decision.decision_id, Outcome.EXECUTED, cost_microusd=0)
