@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from exequatur.trust import archive as trust_archive
 from exequatur.trust.archive import write_archive
-from exequatur.trust.bundle import BundleClaims, file_hash, sign
+from exequatur.trust.bundle import BundleClaims, VerifiedBundle, file_hash, sign, verify
 from exequatur.trust.keys import BundleKeys, SigningKey, parse_public_keys
 
 NOW = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
@@ -114,3 +115,13 @@ class Forge:
         signatures = self.signatures(self.token(jws(self.header, payload, self.key)))
         whole = {**self.files, **self.after, ".signatures.json": signatures}
         return self.send(self.pack({name: content for name, content in whole.items() if content is not None}))
+
+
+def check(archive: bytes, **options: Any) -> VerifiedBundle:
+    """Verify by the key `dev`, now, unless told otherwise."""
+    return verify(archive, options.pop("keys", bundle_keys()), now=options.pop("now", NOW), **options)
+
+
+def gzipped(tar: bytes) -> bytes:
+    """Wrap a tar as `write_archive` would, so that only its own content can tell."""
+    return trust_archive._gzip(tar)
