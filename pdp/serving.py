@@ -115,7 +115,9 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
     left = [
         path
         for path in sorted(settings.state.glob("spool-*"))
-        if (index := int(path.name.removeprefix("spool-"))) >= settings.workers and index % settings.workers == number
+        if path.name.removeprefix("spool-").isdecimal()
+        and (index := int(path.name.removeprefix("spool-"))) >= settings.workers
+        and index % settings.workers == number
     ]
     try:
         return Store(settings.state), [

@@ -23,7 +23,7 @@ from typing import Any, Final
 from exequatur.daemon import Ready
 from exequatur.trust.bundle import Floor
 from exequatur.trust.keys import BundleKeys
-from pdp.bundle.loader import BundleRejected, Proven, keep, prove
+from pdp.bundle.loader import BundleRejected, NotProved, Proven, keep, prove
 from pdp.bundle.source import Source
 from pdp.control.store import Store, StoreError
 from pdp.settings import PdpSettings
@@ -187,7 +187,8 @@ async def _look(
     try:
         return await asyncio.to_thread(prove, look.found.data, keys, now=now, tenant=settings.tenant, floor=floor), now
     except BundleRejected as error:
-        source.refuse(look.found.bundle.digest)
+        if not isinstance(error, NotProved):
+            source.refuse(look.found.bundle.digest)
         log.error("a bundle is refused: `%s`: %s", look.found.path.name, error)  # noqa: TRY400
         return None, now
 

@@ -35,6 +35,10 @@ class BundleRejected(Exception):  # noqa: N818  a verdict on a bundle, not an er
     """A bundle that does not serve, and why, in one sentence."""
 
 
+class NotProved(BundleRejected):
+    """The machine did not get to the end of the proof: it says little about the bundle, and is tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProofLimits:
     """What proving one bundle may use."""
@@ -189,9 +193,9 @@ def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Json, bytes]:
             command, input=data, capture_output=True, timeout=limits.wall_s, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise BundleRejected(f"it was not proved within {limits.wall_s:g} s") from None
+        raise NotProved(f"it was not proved within {limits.wall_s:g} s") from None
     except OSError as error:
-        raise BundleRejected(f"no process to prove it: {(error.strerror or str(error)).lower()}") from None
+        raise NotProved(f"no process to prove it: {(error.strerror or str(error)).lower()}") from None
     if done.returncode == -signal.SIGXCPU:
         raise BundleRejected(f"it used more than {limits.cpu_s} s of processor time to be proved")
     if done.returncode < 0:
