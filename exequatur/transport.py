@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),  # or each quiet client would be sent away after its third ping
 )
 
 
@@ -89,7 +91,7 @@ class TlsFiles:
     roots: Path
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Read chain, key and roots; raises `ListenError` naming the file that cannot be read or is empty."""
+        """Read chain, key and roots; raises `ListenError` naming the file that cannot be used."""
         contents = []
         for path in (self.certificate, self.key, self.roots):
             try:
@@ -99,6 +101,15 @@ class TlsFiles:
             if b"-----BEGIN" not in content:
                 raise ListenError(f"`{path}` holds no PEM")
             contents.append(content)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:  # gRPC would say no more than that it has no credentials
+            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
+        except (OSError, ValueError):
+            raise ListenError(f"`{self.certificate}` and `{self.key}` are no certificate and its key") from None
+        try:
+            context.load_verify_locations(self.roots)
+        except (OSError, ValueError):
+            raise ListenError(f"`{self.roots}` holds no certificates") from None
         return contents[0], contents[1], contents[2]
 
 

@@ -23,6 +23,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from exequatur import daemon, transport
 from exequatur.settings import SettingsError, describe
+from exequatur.trust.errors import TrustError
+from exequatur.trust.note import LogKey
 from pdp.control.store import Store, StoreError
 from pdp.serving import Orders, identity, keys_of, work
 from pdp.settings import PdpSettings
@@ -87,6 +89,7 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
     workers = [f"worker {number}" for number in range(settings.workers)]
     ready = daemon.Ready("first bundle", *workers)
     identity(settings)
+    _check_files(settings)
     keys = keys_of(settings)
     lock = _own(settings.state)
     try:
@@ -120,6 +123,19 @@ def _registry(metrics: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(metrics))  # type: ignore[no-untyped-call]
     return registry
+
+
+def _check_files(settings: PdpSettings) -> None:
+    """See that the files that only workers use can be used, so that no worker dies of them. Raises `StartError`."""
+    try:
+        if settings.tls is not None:
+            settings.tls.read()
+        if settings.log_key is not None:
+            LogKey.parse(settings.log_key.read_text())
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
+    except (OSError, UnicodeDecodeError, TrustError) as error:
+        raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
 
 
 def _own(state: Path) -> int:
