@@ -47,7 +47,7 @@ def test_every_answered_decision_is_in_the_ledger_exactly_once(victim):
                     with contextlib.suppress(CallError):
                         answered.append(client.authorize("bank/look", {"account": "7"}).decision_id)
 
-        threads = [threading.Thread(target=agent) for _ in range(CALLERS)]
+        threads = [threading.Thread(target=agent, daemon=True) for _ in range(CALLERS)]
         for thread in threads:
             thread.start()
         half.wait(60)

@@ -68,6 +68,17 @@ class Process:
     http: int
     popen: subprocess.Popen[bytes] | None = None
 
+    @property
+    def command(self) -> list[str]:
+        """The whole command line."""
+        return [sys.executable, "-I", "-m", "exequatur", *self.argv]
+
+    def children(self) -> list[int]:
+        """Give the process ids of its children, a decision point's workers."""
+        assert self.popen is not None
+        tasks = Path(f"/proc/{self.popen.pid}/task").iterdir()
+        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+
     def start(self) -> None:
         """Start it and wait until it is ready."""
         self.spawn()
@@ -77,8 +88,7 @@ class Process:
         """Start it."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
         with self.log.open("ab") as log:
-            command = [sys.executable, "-I", "-m", "exequatur", *self.argv]
-            self.popen = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=env)
+            self.popen = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True, env=env)
 
     def _up(self) -> bool:
         assert self.popen is not None
