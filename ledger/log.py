@@ -4,8 +4,8 @@ Rules:
 - The checkpoint is the commit point. Tiles and their folders are synced before it is written; what lies past it after
   a crash or a full disk was never acknowledged, and is written over.
 - A file that the checkpoint needs is never written to: full tiles stay, a partial one is replaced by a wider one.
-- Two checkpoints of the same size have the same root. Once one is in place its entries are in the log, even if the disk
-  then says that it may not last: nothing is acknowledged until a later one does.
+- Two checkpoints of the same size have the same root: entries whose tiles are written stay in the log, even if the disk
+  then takes no checkpoint. They are not acknowledged until one that covers them is known to last.
 - A log of which a byte is not what its checkpoint signs is not opened.
 - One process; one thread at a time.
 """
@@ -145,22 +145,19 @@ class Log:
     def append(self, entries: Sequence[bytes], now: datetime) -> None:
         """Add `entries`, all or none, and sign a checkpoint over them; raises `LogError`.
 
-        After an error `size` says whether they are in the log; if so, they may not last until `lasting`.
+        After an error `size` says whether they are in the log: if so, the next checkpoint signs them, and until it is
+        `lasting` they must not be acknowledged.
         """
         edge, written = self._edge.copy(), list[Path]()
         try:
             self._write_tiles(edge.grow(entries), written)
         except OSError as error:
-            self._remove(written)
+            for path in written:  # make room again; what stays is written over
+                with contextlib.suppress(OSError):
+                    self._disk.remove(path)
             raise LogError(f"the log `{self.folder}` cannot be written: {reason(error)}") from None
-        before, self._edge = self._edge, edge
-        try:
-            self.checkpoint(now)
-        except LogError:
-            if not self._in_place(edge.size):
-                self._edge = before
-                self._remove(written)
-            raise
+        before, self._edge, self.lasting = self._edge, edge, False
+        self.checkpoint(now)
         self._tidy(before.size)
 
     def checkpoint(self, now: datetime) -> None:
@@ -216,21 +213,6 @@ class Log:
             folders[path.parent] = None
         for folder in folders:
             self._disk.sync_folder(folder)
-
-    def _in_place(self, size: int) -> bool:
-        """Whether the checkpoint on disk is the one of `size`, although writing it failed."""
-        try:
-            key = LogKey(self._origin, self._key.public_key())
-            note = (self.folder / CHECKPOINT).read_text()
-            return open_checkpoint(note, [key], self._origin).size == size
-        except (OSError, TrustError, UnicodeDecodeError):
-            return True  # it cannot be told: then no other tree of that size may ever be signed
-
-    def _remove(self, written: Sequence[Path]) -> None:
-        """Make room again after a failure; what stays is written over."""
-        for path in written:
-            with contextlib.suppress(OSError):
-                self._disk.remove(path)
 
     def _tidy(self, old: int) -> None:
         """Remove the partial tiles that the last append replaced; what is left behind does no harm."""

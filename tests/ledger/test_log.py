@@ -231,6 +231,17 @@ def test_a_log_with_any_damage_is_not_opened(tmp_path):
     open_log(folder).close()
 
 
+def test_an_edge_that_was_rewritten_with_its_hashes_is_not_opened(tmp_path):
+    folder = make_log(tmp_path / "log", 100)
+    other = open_log(tmp_path / "other")
+    other.append(records(1, 100, effect="deny"), NOW)
+    other.close()
+    shutil.rmtree(folder / "tile")
+    shutil.copytree(tmp_path / "other/tile", folder / "tile")
+    with pytest.raises(LogError, match="signs another root than the tiles give"):
+        open_log(folder)
+
+
 def test_another_key_another_origin_and_a_second_process_are_refused(tmp_path):
     log = open_log(tmp_path)
     with pytest.raises(LogError, match="in use by another process"):
@@ -253,11 +264,11 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     log = open_log(tmp_path, disk := Failing(failure=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     log.append(records(1, 10), NOW)
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    for nth in range(12):
+    for nth in range(12):  # no further than the tiles
         disk.nth = len(disk.calls) + nth
         with pytest.raises(LogError, match="no space left on device"):
             log.append(records(11, 900), NOW)
-        assert log.size == 10
+        assert (log.size, log.lasting) == (10, True)
         after = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".new")
         assert after == before
     disk.nth = None

@@ -237,7 +237,7 @@ async def test_a_full_disk_is_said_once_refuses_and_gets_well(desk, caplog):
 async def test_nothing_is_acknowledged_that_may_not_last(desk):
     """Each call of an append fails once; what was refused may be there, and then is acknowledged when it lasts."""
     number = 1
-    for after in range(14):
+    for after in range(24):
         desk.fail(for_good=False, after=after)
         with contextlib.suppress(Refusal):
             await desk.append(number, records(number, 2))

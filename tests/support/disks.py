@@ -78,6 +78,7 @@ class PowerCut(Failing):
         self._last_bytes: dict[int, bytes] = {}
         self._names: dict[Path, int] = {}
         self._synced_names: dict[Path, int] = {}
+        self._unsynced_folders: set[Path] = set()
 
     def _remember(self, fd: int) -> int:
         file = self._open[fd]
@@ -126,8 +127,13 @@ class PowerCut(Failing):
         super().remove(path)
         self._names.pop(path, None)
 
+    def make_folder(self, path: Path) -> None:
+        super().make_folder(path)
+        self._unsynced_folders.add(path)
+
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
+        self._unsynced_folders = {folder for folder in self._unsynced_folders if folder.parent != path}
         for name in {*self._names, *self._synced_names}:
             if name.parent == path:
                 if name in self._names:
@@ -137,9 +143,10 @@ class PowerCut(Failing):
 
     def left(self, folder: Path, target: Path, rng: random.Random) -> None:
         """Write into `target` what is left of `folder`."""
+        lost = {folder for folder in sorted(self._unsynced_folders) if rng.random() < 0.5}
         for path in sorted({*self._names, *self._synced_names}):
             file = rng.choice([self._names.get(path), self._synced_names.get(path)])
-            if file is None:
+            if file is None or lost & {*path.parents}:
                 continue
             last = self._last_bytes[file]
             content = rng.choice([self._synced.get(file, b""), last])
