@@ -171,25 +171,22 @@ def test_no_size_is_ever_signed_with_two_roots(tmp_path):
 
 
 def test_what_may_not_last_is_not_called_lasting(tmp_path):
-    disk = Failing()
-    log = open_log(tmp_path, disk)
-    log.append(records(1, 3), NOW)
-    disk.nth = len(disk.calls) + last_folder_sync(tmp_path)
-    with pytest.raises(LogError, match="input/output error"):
-        log.append(records(4, 1), NOW)
-    assert (log.size, log.lasting) == (4, False)
-    log.checkpoint(NOW)
-    assert log.lasting
-
-
-def last_folder_sync(tmp_path) -> int:
-    """After how many calls of one small append the sync of the log's own folder comes."""
-    disk = Failing()
-    log = open_log(tmp_path / "other", disk)
-    log.append(records(1, 3), NOW)
-    before = len(disk.calls)
-    log.append(records(4, 1), NOW)
-    return max(n for n, name in enumerate(disk.calls[before:]) if name == "sync_folder")
+    log = open_log(tmp_path, disk := Failing())
+    kept = []
+    for after in range(18):
+        before = log.size
+        disk.nth = len(disk.calls) + after
+        with contextlib.suppress(LogError):
+            log.append(ALL[before : before + 1], NOW)
+        failed, disk.nth = disk.nth < len(disk.calls), None
+        if failed and log.size > before:
+            kept.append(after)
+            assert not log.lasting or disk.calls[-1] == "remove"  # all but the tidying must succeed
+        log.checkpoint(NOW)
+        assert log.lasting
+        assert signed_size(tmp_path) == log.size
+    assert len(kept) > 3
+    log.close()
 
 
 def test_what_lies_past_the_checkpoint_is_written_over(tmp_path):
