@@ -33,6 +33,7 @@ from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.trust.bundle import unsafe_read_unsigned
 from exequatur.trust.canonical import canonical, parse
+from pdp.engine.document import Facts
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
 from pdp.model import Session
@@ -182,6 +183,10 @@ def in_process() -> None:
     parts.add_row("parse and canonicalise the arguments", f"{microseconds(lambda: canonical(parse(arguments))):.1f}")
     tool = snapshot.registry.tools["bank/look"]
     parts.add_row("validate and map the resource", f"{microseconds(lambda: tool.resolve({'account': '7'})):.1f}")
+    agent, resource = snapshot.agents["teller"], tool.resolve({"account": "7"})
+    facts = Facts(agent, session, tool, resource, {"account": "7"}, action.claims, now, "cooperative")
+    for spec, engine in snapshot.engines:
+        parts.add_row(f"judge by {spec.engine}", f"{microseconds(lambda e=engine: e.judge(facts)):.0f}")
     outcome = judge(action, session, snapshot, enforcer=bank.SIDECAR, now=now, decision_id="d")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         spool = Spool.open(Path(name) / "spool", identity="bench")
