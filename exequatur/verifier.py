@@ -351,10 +351,10 @@ def _base64(text: str) -> bytes | None:
 def _check_record(data: bytes, where: str, writers: dict[str, int]) -> None:
     """Hold one record against the rules of records, and its number against its writer's last one."""
     try:
-        record = json.loads(data)
+        record, _ = _DECODE(data.decode())  # what may follow is not canonical either
     except (ValueError, RecursionError):
         raise _Broken(where, "is not JSON") from None
-    if not isinstance(record, dict) or record.get("v") != 1:
+    if not isinstance(record, dict) or type(record.get("v")) is not int or record["v"] != 1:
         raise _Broken(where, "is no record of version 1")
     writer, number = record.get("writer"), record.get("number")
     if not isinstance(writer, str) or type(number) is not int:
@@ -366,6 +366,11 @@ def _check_record(data: bytes, where: str, writers: dict[str, int]) -> None:
     writers[writer] = number
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODE: Final = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 _ENCODE: Final = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
 ).encode
