@@ -76,7 +76,8 @@ def describe(settings: Settings) -> str:
             lines.append(f"# {name} is unset")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             lines.extend(
-                f"[[{name}]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in item.items()) for item in value
+                f"[[{name}]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in item.items() if v is not None)
+                for item in value
             )
         else:
             lines.append(f"{name} = {json.dumps(value)}")
