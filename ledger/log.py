@@ -116,7 +116,7 @@ class Log:
         disk: Disk | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Open or make the log of `origin`, and check every byte of it (half a million entries a second).
+        """Open or make the log of `origin`, and check every byte of it (some 250,000 entries a second).
 
         Raises `LogError` where checkpoint and tiles do not belong together, and for a folder in use.
         """
