@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from exequatur.cli import audit, bundle, keys, session
+from exequatur.cli import audit, bundle, keys, policy, session
 from exequatur.cli.authorize import authorize
 from exequatur.cli.demo import demo
 
@@ -16,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(bundle.app, name="bundle", help="Build, sign, verify and inspect policy bundles.")
+app.add_typer(policy.app, name="policy", help="Check, test, try, explain and format policy.")
 app.add_typer(keys.app, name="keys", help="Make signing keys.")
 app.add_typer(session.app, name="session", help="Open, show and close sessions.")
 app.add_typer(audit.app, name="audit", help="Read and verify the audit log.")
