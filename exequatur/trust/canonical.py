@@ -105,9 +105,9 @@ def canonical(value: Json) -> bytes:
         raise JsonError("the value is too deep or too large to write") from None
 
 
-def quoted(name: str) -> str:
+def quoted(name: str, longest: int = _SHOWN_NAME) -> str:
     """Give a name from outside as it may stand in an error or a log line: in backticks, escaped, shortened."""
-    shown = name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 1] + "…"
+    shown = name if len(name) <= longest else name[: longest - 1] + "…"
     return "`" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown.replace("`", "'")) + "`"
 
 
