@@ -1,7 +1,8 @@
 """`exequatur.json`: which engines judge, in which role, and how long an enforcer may act alone.
 
 Rules: at least one engine decides, or the bundle is refused, since an empty set proves nothing; an engine is named at
-most once; whatever is not known is an error.
+most once, and one of `rego` and `opa` at most, which would be two readers of the same files; whatever is not known is
+an error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ DOCUMENT_VERSION: Final = 1
 """The version of the document that policy sees (`pdp/engine/document.py`)."""
 
 FILE: Final = "exequatur.json"
-_ENGINES: Final = ("cedar", "rego")
+_ENGINES: Final = ("cedar", "rego", "opa")
+_OF_REGO: Final = ("rego", "opa")
 _ENTRYPOINT: Final = re.compile(r"[a-z_][a-z0-9_]*(/[a-z_][a-z0-9_]*)+")
 _MAX_OUTAGE_S: Final = 3600  # an hour; a longer outage is not an outage any more, it is an unguarded agent
 
@@ -76,8 +78,8 @@ def _engine(fields: Fields) -> EngineSpec:
     role = fields.text("role")
     if role not in set(Role):
         raise fields.error("role", " or ".join(f"`{known}`" for known in Role))
-    entrypoint = fields.text("entrypoint") if engine == "rego" else ""
-    if engine == "rego" and not _ENTRYPOINT.fullmatch(entrypoint):
+    entrypoint = fields.text("entrypoint") if engine in _OF_REGO else ""
+    if engine in _OF_REGO and not _ENTRYPOINT.fullmatch(entrypoint):
         raise fields.error("entrypoint", "a rule's path with slashes, such as `exequatur/decision`")
     fields.close()
     return EngineSpec(engine, Role(role), entrypoint)
@@ -87,6 +89,8 @@ def _check_roles(engines: tuple[EngineSpec, ...]) -> None:
     names = [spec.engine for spec in engines]
     if len(set(names)) != len(names):
         raise PolicyError(f"`{FILE}`: an engine is listed twice: list each engine once, with one role")
+    if set(_OF_REGO) <= set(names):
+        raise PolicyError(f"`{FILE}`: `rego` and `opa` both judge by the bundle's `*.rego`: list one of them")
     if not any(spec.role is Role.DECIDE for spec in engines):
         raise PolicyError(
             f"`{FILE}`: no engine has the role `decide`, so nothing could ever be allowed: give one that role"

@@ -26,6 +26,8 @@ def test_engines_roles_and_outage_are_read():
         ({"engines": []}, "no engine has the role `decide`"),
         ({"engines": [REGO]}, "no engine has the role `decide`"),
         ({"engines": [CEDAR, {**CEDAR, "role": "restrict"}]}, "listed twice"),
+        ({"engines": [REGO, {**REGO, "engine": "opa", "role": "decide"}]}, "`rego` and `opa` both judge"),
+        ({"engines": [{"engine": "opa", "role": "decide"}]}, "`entrypoint` must be"),
         ({"engines": [{**CEDAR, "role": "advise"}]}, "`role` must be"),
         ({"engines": [{**CEDAR, "engine": "lua"}]}, "`engine` must be"),
         ({"engines": [{"engine": "rego", "role": "decide"}]}, "`entrypoint` must be"),
