@@ -5,23 +5,26 @@ Rules that hold here:
 - Everything is checked and compiled when the registry is read; what is read never changes.
 - Arguments are checked against the closed schema first, then canonicalised; what is ambiguous is refused.
 - `outage: warn` is for tools that only read, one thing at a time, inside, and nothing that is classified.
-- Errors name the tool, the member and the JSON pointer, never an argument's value.
+- Types and members are the published schema's business; here is what one member says of another.
+- Errors name the line and the JSON pointer, never an argument's value.
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from exequatur import canonicalise
+from exequatur import canonicalise, schemas
 from exequatur.argument_schema import ArgumentError, ArgumentSchema, SchemaError
 from exequatur.canonicalise import AmbiguousError
+from exequatur.schemas import Fault, escape
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, canonical, parse, quoted
 
-__all__ = ["LIMITS", "ArgumentError", "Registry", "RegistryError", "Resource", "Tool", "definition_sha256"]
+__all__ = ["FILE", "LIMITS", "ArgumentError", "Registry", "RegistryError", "Resource", "Tool", "definition_sha256"]
+
+FILE: Final = "tools.json"
 
 LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
 """The registry is signed and holds whole definitions: a thousand tools are some megabytes."""
@@ -30,15 +33,10 @@ Access: TypeAlias = Literal["read", "write"]
 Outage: TypeAlias = Literal["deny", "warn"]
 
 _LEFT_OUT: Final = frozenset({"_meta", "icons"})
-_FULL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
-_RESOURCE_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
-_SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
-_MAX_PRICE: Final = 2**53 - 1  # what JSON carries exactly
 
 
 class RegistryError(ValueError):
-    """The registry cannot be served. The text names the tool and the JSON pointer."""
+    """The registry cannot be served. The text names the line and the JSON pointer, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +137,11 @@ class Registry:
     def parse(cls, tools_json: bytes) -> "Registry":
         """Read and compile `tools.json`. Raises `RegistryError` at the first fault."""
         try:
-            document = parse(tools_json, LIMITS)
+            return cls(MappingProxyType(_read_tools(parse(tools_json, LIMITS))))
         except JsonError as error:
-            raise RegistryError(f"`tools.json`: {error}") from None
-        members = _Members("`tools.json`", "", document, {"tools"})
-        tools = members.take("tools", None, dict)
-        return cls(MappingProxyType({full: _read_tool(full, entry) for full, entry in tools.items()}))
+            raise RegistryError(f"`{FILE}`: {error}") from None
+        except _FaultError as error:
+            raise RegistryError(error.fault.located(FILE, tools_json)) from None
 
 
 def definition_sha256(definition: Mapping[str, Json]) -> bytes:
@@ -181,7 +178,6 @@ _ONE: Final[Mapping[str, Callable[[str], Json]]] = {
     "url": canonicalise.url,
     "command": canonicalise.command,
 }
-_KINDS: Final = (*_ONE, "argv")
 
 
 def _resource_id(name: str, arguments: Mapping[str, Json], attributes: Mapping[str, Json]) -> str:
@@ -205,135 +201,87 @@ def _resource_id(name: str, arguments: Mapping[str, Json], attributes: Mapping[s
     raise ArgumentError(f"the argument {quoted(name)} names the resource, and must be one text, not a list")
 
 
-def _read_tool(full: str, entry: Json) -> Tool:
-    members = _Members(f"tool {quoted(full)}", f"/tools/{_escape(full)}", entry, _TOOL_MEMBERS)
-    if not _FULL_NAME.fullmatch(full):
-        raise members.error("", "the name must be `<server>/<tool>`, of ASCII letters, digits and `._-`")
+def _read_tools(document: Any) -> dict[str, Tool]:
+    fault = schemas.check("tools", document)
+    if fault is not None:
+        raise _FaultError(fault)
+    return {full: _read_tool(full, entry) for full, entry in document["tools"].items()}
+
+
+def _read_tool(full: str, entry: dict[str, Any]) -> Tool:
+    """Read an entry that the schema admits; raises `_FaultError` where its members contradict each other."""
     server, _, name = full.partition("/")
-    definition = members.take("definition", None, dict)
-    if definition.get("name") != name:
-        raise members.error("definition/name", f"must be {quoted(name)}, as in the tool's name")
-    is_open = members.take("open", False, bool)
+    at = f"/tools/{escape(full)}"
+    definition, is_open = entry["definition"], entry.get("open", False)
+    if definition["name"] != name:
+        raise _FaultError(Fault(f"{at}/definition/name", f"must be {quoted(name)}, as in the tool's name"))
     try:
-        schema = ArgumentSchema.compile(definition.get("inputSchema"), is_open=is_open)
+        schema = ArgumentSchema.compile(definition["inputSchema"], is_open=is_open)
     except SchemaError as error:
-        raise members.error(f"definition/inputSchema{error.pointer}", str(error)) from None
+        raise _FaultError(Fault(f"{at}/definition/inputSchema{error.pointer}", str(error))) from None
+    properties = schema.schema.get("properties")
+    known = None if is_open else properties if isinstance(properties, dict) else {}
+    resource = entry.get("resource", {})
+    if known is not None and resource.get("id") and resource["id"] not in known:
+        raise _FaultError(Fault(f"{at}/resource/id", "must name an argument of the tool's schema"))
     tool = Tool(
         server=server,
         name=name,
         definition=MappingProxyType(definition),
-        definition_sha256=_pin(members, definition),
-        access=members.choice("access", None, ("read", "write")),
-        bulk=members.take("bulk", False, bool),
-        egress=members.take("egress", False, bool),
-        data_classes=members.words("data_classes"),
-        environment=members.take("environment", "", str),
-        outage=members.choice("outage", "deny", ("deny", "warn")),
-        labels=members.words("labels"),
-        price_microusd=members.take("price_microusd", 0, int),
-        **_resource(members, schema, is_open=is_open),
+        definition_sha256=_pin(at, entry),
+        access=entry["access"],
+        bulk=entry.get("bulk", False),
+        egress=entry.get("egress", False),
+        data_classes=tuple(entry.get("data_classes", ())),
+        environment=entry.get("environment", ""),
+        outage=entry.get("outage", "deny"),
+        labels=tuple(entry.get("labels", ())),
+        price_microusd=entry.get("price_microusd", 0),
+        resource_type=resource.get("type", "Tool"),
+        resource_id=resource.get("id", ""),
+        arguments=_arguments(at, entry.get("arguments", {}), known),
         _schema=schema,
     )
-    if not 0 <= tool.price_microusd <= _MAX_PRICE:
-        raise members.error("price_microusd", f"must be from 0 to {_MAX_PRICE}")
     if tool.outage == "warn" and (tool.access == "write" or tool.bulk or tool.egress or tool.data_classes):
-        raise members.error(
-            "outage", "must be `deny` for a tool that writes, acts in bulk, reaches out or carries classed data"
+        raise _FaultError(
+            Fault(
+                f"{at}/outage",
+                "must be `deny` for a tool that writes, acts in bulk, reaches out or carries classed data",
+            )
         )
     return tool
 
 
-_TOOL_MEMBERS: Final = frozenset(
-    {"definition", "definition_sha256", "access", "bulk", "egress", "data_classes", "environment", "outage"}
-    | {"labels", "price_microusd", "open", "resource", "arguments"}
-)
-
-
-def _pin(members: "_Members", definition: dict[str, Json]) -> bytes:
-    pinned = members.take("definition_sha256", None, str)
-    found = definition_sha256(definition)
-    if not _SHA256_HEX.fullmatch(pinned) or bytes.fromhex(pinned) != found:
-        raise members.error(
-            "definition_sha256",
-            f"is not the definition's digest, which is {found.hex()}: look at what changed before pinning it",
+def _pin(at: str, entry: dict[str, Any]) -> bytes:
+    found = definition_sha256(entry["definition"])
+    if bytes.fromhex(entry["definition_sha256"]) != found:
+        raise _FaultError(
+            Fault(
+                f"{at}/definition_sha256",
+                f"is not the definition's digest, which is {found.hex()}: look at what changed before pinning it",
+            )
         )
     return found
 
 
-def _resource(members: "_Members", schema: ArgumentSchema, *, is_open: bool) -> dict[str, Any]:
-    """Read `resource` and `arguments`, whose names must be the schema's."""
-    properties = schema.schema.get("properties")
-    known = properties if isinstance(properties, dict) else {}
-
-    arguments: dict[str, Argument] = {}
-    for name, rule in members.take("arguments", {}, dict).items():
-        inner = members.inside(f"arguments/{_escape(name)}", rule, {"kind", "base"})
-        if name not in known and not is_open:
-            raise inner.error("", "the tool's schema has no such argument")
-        kind, base = inner.choice("kind", None, _KINDS), inner.take("base", "", str)
-        if base and kind != "path":
-            raise inner.error("base", "is for paths only")
-        arguments[name] = Argument(name, kind, base)
-    for argument in arguments.values():
+def _arguments(at: str, rules: dict[str, Any], known: Container[str] | None) -> tuple[Argument, ...]:
+    """Read `arguments`; `known` is the arguments that the schema has, None for a tool that is open."""
+    arguments = {name: Argument(name, rule["kind"], rule.get("base", "")) for name, rule in rules.items()}
+    for name, argument in arguments.items():
+        where = f"{at}/arguments/{escape(name)}"
+        if known is not None and name not in known:
+            raise _FaultError(Fault(where, "is not known: the tool's schema has no such argument"))
+        if argument.base and argument.kind != "path":
+            raise _FaultError(Fault(f"{where}/base", "is for paths only"))
         target = arguments.get(argument.base)
         if argument.base and (target is None or target.kind != "path" or target.base):
-            raise members.error(
-                f"arguments/{_escape(argument.name)}/base",
-                "must name a `path` without a base of its own",
-            )
-
-    resource = members.inside("resource", members.take("resource", {}, dict), {"type", "id"})
-    resource_type, resource_id = resource.take("type", "Tool", str), resource.take("id", "", str)
-    if not _RESOURCE_TYPE.fullmatch(resource_type):
-        raise resource.error("type", "must be a name of ASCII letters, digits and `_`")
-    if resource_id and resource_id not in known and not is_open:
-        raise resource.error("id", "must name an argument of the tool's schema")
-    ordered = sorted(arguments.values(), key=lambda argument: (bool(argument.base), argument.name))
-    return {"resource_type": resource_type, "resource_id": resource_id, "arguments": tuple(ordered)}
+            raise _FaultError(Fault(f"{where}/base", "must name a `path` without a base of its own"))
+    return tuple(sorted(arguments.values(), key=lambda argument: (bool(argument.base), argument.name)))
 
 
-class _Members:
-    """The members of one object of `tools.json`, taken by type; a member that is not known is an error."""
+class _FaultError(Exception):
+    """What one entry gets wrong, before its line is known."""
 
-    def __init__(self, what: str, pointer: str, value: Json, known: set[str] | frozenset[str]) -> None:
-        self._what, self._pointer = what, pointer
-        if not isinstance(value, dict):
-            raise self.error("", "an object is needed here")
-        self._value = value
-        for name in value:
-            if name not in known:
-                raise self.error(_escape(name), "is not known: remove it, or correct its name")
-
-    def error(self, where: str, text: str) -> RegistryError:
-        pointer = f"{self._pointer}/{where}" if where else self._pointer
-        return RegistryError(f"{self._what} at {quoted(pointer)}: {text}")
-
-    def inside(self, where: str, value: Json, known: set[str]) -> "_Members":
-        return _Members(self._what, f"{self._pointer}/{where}", value, known)
-
-    def take(self, name: str, default: Any, kind: type) -> Any:
-        """Give a member of exactly this type; without a default it must be there."""
-        value = self._value.get(name, default)
-        if type(value) is not kind:
-            raise self.error(name, f"must be {_TYPES[kind]}" if name in self._value else "is missing")
-        return value
-
-    def choice(self, name: str, default: str | None, values: tuple[str, ...]) -> Any:
-        value = self.take(name, default, str)
-        if value not in values:
-            raise self.error(name, f"must be one of {', '.join(f'`{choice}`' for choice in values)}")
-        return value
-
-    def words(self, name: str) -> tuple[str, ...]:
-        value = self.take(name, [], list)
-        words = tuple(item for item in value if isinstance(item, str) and _WORD.fullmatch(item))
-        if len(words) != len(value) or len(set(words)) != len(words):
-            raise self.error(name, "must be a list of different words of ASCII letters, digits and `_.:-`")
-        return words
-
-
-_TYPES: Final = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault

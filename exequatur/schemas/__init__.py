@@ -53,9 +53,9 @@ def text(name: str) -> str:
 
 
 @functools.cache
-def schema(name: str) -> Mapping[str, Any]:
+def schema(name: str) -> dict[str, Any]:
     """Give a schema; it is shared, and not to be changed."""
-    found: Mapping[str, Any] = json.loads(text(name))
+    found: dict[str, Any] = json.loads(text(name))
     return found
 
 

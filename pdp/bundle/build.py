@@ -217,7 +217,7 @@ def _schema(files: Mapping[str, bytes]) -> str:
     try:
         registry = Registry.parse(_file(files, TOOLS_FILE))
     except RegistryError as error:
-        raise PolicyError(f"`{TOOLS_FILE}`: {error}") from None
+        raise PolicyError(str(error)) from None
     return cedar_schema(registry, Agents.parse(_file(files, inventory.AGENTS_FILE)))
 
 

@@ -67,7 +67,7 @@ def _registry(files: Mapping[str, bytes]) -> list[Tool]:
     try:
         tools = Registry.parse(files[TOOLS_FILE]).tools if TOOLS_FILE in files else {}
     except RegistryError as error:
-        raise PolicyError(f"`{TOOLS_FILE}`: {error}") from None
+        raise PolicyError(str(error)) from None
     return [tools[name] for name in sorted(tools)]
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from pdp.engine.reading import Fields, PolicyError, is_name, read_object
+from pdp.engine.reading import read_file
 
 AGENTS_FILE: Final = "agents.json"
 LIMITS_FILE: Final = "limits.json"
-_MANY: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,10 @@ class Agents(Mapping[str, Agent]):
     def parse(cls, data: bytes) -> Agents:
         """Read `agents.json`.
 
-        Raises `PolicyError` naming the agent and the member.
+        Raises `PolicyError` naming the line and the member.
         """
-        fields = read_object(AGENTS_FILE, data)
-        listed = fields.objects("agents")
-        fields.close()
-        return cls({name: _agent(name, member) for name, member in listed.items()})
+        listed = read_file("agents", AGENTS_FILE, data)["agents"]
+        return cls({name: _agent(name, members) for name, members in listed.items()})
 
     def __getitem__(self, agent: str) -> Agent:
         """Give an agent by its id; raises `KeyError` for one that is not listed."""
@@ -74,36 +71,28 @@ class Limits:
 
     @classmethod
     def parse(cls, data: bytes | None) -> Limits:
-        """Read `limits.json`; without one the defaults hold: 1,000 steps, 100 USD, one day.
+        """Read `limits.json`; what is not said there has its default: 1,000 steps, 100 USD, one day.
 
-        Raises `PolicyError` naming the member.
+        Raises `PolicyError` naming the line and the member.
         """
         if data is None:
             return cls()
-        fields = read_object(LIMITS_FILE, data)
-        limits = cls(
-            max_steps=fields.integer("max_steps", default=cls().max_steps, low=0, high=_MANY),
-            max_budget_microusd=fields.integer(
-                "max_budget_microusd", default=cls().max_budget_microusd, low=0, high=_MANY
-            ),
-            max_lifetime_s=fields.integer("max_lifetime_s", default=cls().max_lifetime_s, low=0, high=_MANY),
-        )
-        fields.close()
-        return limits
+        said = read_file("limits", LIMITS_FILE, data)
+        return cls(**{name: said[name] for name in cls.__slots__ if name in said})
 
 
-def _agent(name: str, fields: Fields) -> Agent:
-    if not is_name(name):
-        raise PolicyError(f"`{AGENTS_FILE}`: an agent's id must be 1 to 256 characters without control characters")
-    agent = Agent(
+def _agent(name: str, members: dict[str, Any]) -> Agent:
+    return Agent(
         id=name,
-        owner=fields.text("owner"),
-        version=fields.text("version", default=""),
-        models=fields.texts("models"),
-        teams=fields.texts("teams"),
-        environment=fields.text("environment", default=""),
-        domains=fields.texts("domains"),
-        enforcers=fields.texts("enforcers"),
+        owner=members["owner"],
+        version=members.get("version", ""),
+        models=_sorted(members, "models"),
+        teams=_sorted(members, "teams"),
+        environment=members.get("environment", ""),
+        domains=_sorted(members, "domains"),
+        enforcers=_sorted(members, "enforcers"),
     )
-    fields.close()
-    return agent
+
+
+def _sorted(members: dict[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(sorted(members.get(name, ())))

@@ -1,14 +1,15 @@
 """Reading the bundle's own files: what they all share.
 
-Rules: every file is one strict JSON object; a member that is not known is an error, and so is a value of another type;
-each error names the file and the member, never a value.
+Rules: every file is strict JSON, and what its published schema says; a member that is not known is an error, and so is
+a value of another type; each error names the file, the line and the member, never a value.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
+from exequatur import schemas
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse
 
 BUNDLE_JSON: Final = JsonLimits(bytes=16 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
@@ -43,6 +44,22 @@ def sentence(text: str) -> str:
     """Make a policy's words fit for a record and a terminal: printable, and at most 500 characters."""
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_SENTENCE])
     return printable if len(printable) <= _SENTENCE else printable[: _SENTENCE - 1] + "…"
+
+
+def read_file(name: str, file: str, data: bytes) -> dict[str, Any]:
+    """Read a file of the bundle that must be what the published schema `name` says.
+
+    Raises `PolicyError` naming the line and the member.
+    """
+    try:
+        value: Any = parse(data, BUNDLE_JSON)
+    except JsonError as error:
+        raise PolicyError(f"`{file}`: {error}") from None
+    fault = schemas.check(name, value)
+    if fault is not None:
+        raise PolicyError(fault.located(file, data))
+    found: dict[str, Any] = value
+    return found
 
 
 def read_object(file: str, data: bytes) -> Fields:
@@ -100,13 +117,6 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.error(name, f"a whole number from {low} to {high}")
         return value
-
-    def objects(self, name: str) -> dict[str, Fields]:
-        """Give the members of an object of objects; it must be there."""
-        value = self.take(name)
-        if not isinstance(value, dict):
-            raise self.error(name, "an object")
-        return {key: Fields(f"{self._where}: `{sentence(key)}`", item) for key, item in value.items()}
 
     def close(self) -> None:
         """Raise `PolicyError` if a member was never taken."""

@@ -39,7 +39,7 @@ def definition(**members) -> dict:
 
 def entry(**members) -> dict:
     found = {"definition": definition(), "access": "read", "arguments": KINDS, **members}
-    pin = definition_sha256(found["definition"]).hex() if isinstance(found["definition"], dict) else ""
+    pin = definition_sha256(found["definition"]).hex() if isinstance(found["definition"], dict) else "00" * 32
     return {"definition_sha256": pin, **found}
 
 
@@ -69,6 +69,11 @@ def test_a_tool_is_read_whole():
     assert (found.resource_type, found.resource_id) == ("Repository", "repo_path")
     assert found.groups == ("bulk", "dangerous", "egress", "write")
     assert found.argument_kinds == {name: rule["kind"] for name, rule in KINDS.items()}
+
+
+def test_an_editors_schema_is_no_business_of_the_registry():
+    data = json.dumps({"$schema": "./tools.schema.json", "tools": {"box/run": entry()}})
+    assert Registry.parse(data.encode()).tools.keys() == {"box/run"}
 
 
 def test_what_is_not_said_is_the_careful_answer():
@@ -210,7 +215,7 @@ TOOL = tool()
         ({"outage": "allow"}, "outage"),
         ({"data_classes": "pii"}, "data_classes"),
         ({"labels": ["a", "a"]}, "labels"),
-        ({"labels": ["a b"]}, "labels"),
+        ({"labels": ["a b"]}, "labels/0"),
         ({"price_microusd": -1}, "price_microusd"),
         ({"price_microusd": True}, "price_microusd"),
         ({"price_microusd": 1.5}, "price_microusd"),
@@ -226,10 +231,17 @@ TOOL = tool()
         ({"arguments": {"files": {"kind": "host", "base": "repo_path"}}}, "arguments/files/base"),
     ],
 )
-def test_a_fault_is_named_by_tool_and_pointer(members, where):
+def test_a_fault_is_named_by_file_line_and_pointer(members, where):
     with pytest.raises(RegistryError) as caught:
         registry(**members)
-    assert f"tool `box/run` at `/tools/box~1run/{where}`" in str(caught.value)
+    assert str(caught.value).startswith(f"`tools.json:1`: `/tools/box~1run/{where}` ")
+
+
+def test_a_fault_is_on_the_line_that_an_author_would_change():
+    text = json.dumps({"tools": {"box/run": entry(outage="warn", bulk=True)}}, indent=1)
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if '"outage"' in line)
+    with pytest.raises(RegistryError, match=f"^`tools.json:{line}`: `/tools/box~1run/outage` must be `deny`"):
+        Registry.parse(text.encode())
 
 
 @pytest.mark.parametrize("name", ["run", "/run", "box/", "box /run", "box/ru\nn", "b\u00f6x/run", "box//run", ""])

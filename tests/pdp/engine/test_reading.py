@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdp.engine.reading import Fields, PolicyError, is_name, is_owasp, is_policy_id, read_object, sentence
+from pdp.engine.reading import Fields, PolicyError, is_name, is_owasp, is_policy_id, read_file, sentence
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_one_object_or_a_policy_error(data):
     with contextlib.suppress(PolicyError):
-        read_object("x.json", data)
+        read_file("limits", "x.json", data)
 
 
 def test_members_are_taken_once_and_the_rest_is_refused():
