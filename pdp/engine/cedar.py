@@ -85,6 +85,20 @@ class _Prepared:
     agents: dict[str, cedarpy.Entities] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What Cedar is asked about one action, and by which policies: those whose scope can match it."""
+
+    request: dict[str, Any]
+    """As `cedarpy.is_authorized` takes it; `context` is JSON."""
+    resource: Mapping[str, Any]
+    """The resource as an entity: its `uid`, `attrs` and `parents`."""
+    entities: cedarpy.Entities
+    schema: cedarpy.Schema
+    hard: _Policies
+    soft: _Policies
+
+
 class CedarEngine:
     """One bundle's Cedar policies, ready to judge."""
 
@@ -122,32 +136,37 @@ class CedarEngine:
             return refusal(f"the action could not be put to Cedar: {type(error).__name__}", engine=ENGINE)
 
     def _judge(self, facts: Facts) -> Verdict:
-        prepared = self._prepared[facts.tool.full]
-        untyped: list[str] = []
-        resource = {"type": facts.resource.type, "id": facts.resource.id}
-        attributes = held(prepared.attributes, dict(facts.resource.attributes), "resource", untyped)
-        read = {name: value for name, value in attributes.items() if name in prepared.resource.members}
-        delta = json.dumps([{"uid": resource, "attrs": read, "parents": []}])
-        entities = self._entities(facts.agent, prepared).with_added_json_str(delta, prepared.schema)
-        request = {
-            "principal": {"type": "Agent", "id": facts.agent.id},
-            "action": prepared.action,
-            "resource": resource,
-            "context": json.dumps(cedar_context(facts, prepared.context, prepared.arguments, untyped)),
-        }
-        hard = _ask(request, prepared.hard, entities, prepared.schema)
+        question = self.question(facts)
+        hard = _ask(question, question.hard)
         if isinstance(hard, Verdict):
             return hard
         allowed, matched = hard
         if not allowed:
             return _denied(facts.tool, matched)
         tightened: tuple[Statement, ...] = ()
-        if prepared.soft.statements:
-            soft = _ask(request, prepared.soft, entities, prepared.schema)
+        if question.soft.statements:
+            soft = _ask(question, question.soft)
             if isinstance(soft, Verdict):
                 return soft
             tightened = soft[1]
         return _allowed(matched, tightened)
+
+    def question(self, facts: Facts) -> Question:
+        """Put one action into Cedar's words; for `judge`, and for those who explain what it says."""
+        prepared = self._prepared[facts.tool.full]
+        untyped: list[str] = []
+        uid = {"type": facts.resource.type, "id": facts.resource.id}
+        attributes = held(prepared.attributes, dict(facts.resource.attributes), "resource", untyped)
+        read = {name: value for name, value in attributes.items() if name in prepared.resource.members}
+        resource = {"uid": uid, "attrs": read, "parents": []}
+        entities = self._entities(facts.agent, prepared).with_added_json_str(json.dumps([resource]), prepared.schema)
+        request = {
+            "principal": {"type": "Agent", "id": facts.agent.id},
+            "action": prepared.action,
+            "resource": uid,
+            "context": json.dumps(cedar_context(facts, prepared.context, prepared.arguments, untyped)),
+        }
+        return Question(request, resource, entities, prepared.schema, prepared.hard, prepared.soft)
 
     def _entities(self, agent: Agent, prepared: _Prepared) -> cedarpy.Entities:
         """Give the agent in its teams, with the tool's action in its groups; parsed once for each tool it calls."""
@@ -156,11 +175,9 @@ class CedarEngine:
         return prepared.agents[agent.id]
 
 
-def _ask(
-    request: dict[str, Any], policies: _Policies, entities: cedarpy.Entities, schema: cedarpy.Schema
-) -> tuple[bool, tuple[Statement, ...]] | Verdict:
+def _ask(question: Question, policies: _Policies) -> tuple[bool, tuple[Statement, ...]] | Verdict:
     """Give Cedar's decision with the policies that made it, or the denial for what went wrong."""
-    result = cedarpy.is_authorized(request, policies.parsed, entities, schema)
+    result = cedarpy.is_authorized(question.request, policies.parsed, question.entities, question.schema)
     errors = result.diagnostics.errors
     if result.decision is cedarpy.Decision.NoDecision:
         return refusal("the action's facts are not what the schema says", engine=ENGINE)
