@@ -62,18 +62,6 @@ def read_file(name: str, file: str, data: bytes) -> dict[str, Any]:
     return found
 
 
-def read_object(file: str, data: bytes) -> Fields:
-    """Parse a file of the bundle that must be one JSON object.
-
-    Raises `PolicyError`.
-    """
-    try:
-        value = parse(data, BUNDLE_JSON)
-    except JsonError as error:
-        raise PolicyError(f"`{file}`: {error}") from None
-    return Fields(f"`{file}`", value)
-
-
 class Fields:
     """The members of one JSON object, each taken once and by type; `close` refuses what is left over."""
 

@@ -107,7 +107,7 @@ def test_opa_itself_verifies_and_loads_the_bundle(tmp_path):
         ({"tools_json": None}, "`tools.json` is missing"),
         ({"agents_json": b'{"agents": {}, "agents": {}}'}, "`agents.json`"),
         ({"exequatur_json": None}, "`exequatur.json` is missing"),
-        ({"exequatur_json": b'{"document_version": 1, "name": "n", "engines": []}'}, "`exequatur.json`"),
+        ({"exequatur_json": b'{"document_version": 1, "name": "n", "engines": []}'}, "`exequatur.json:1`"),
         ({"data_json": b'{"a": 1} // why'}, "`data.json`"),
         ({"more__data_json": b"{}"}, "`more/data.json`: data belongs in one"),
         ({"data_yaml": b"a: 1"}, "`data.yaml`"),

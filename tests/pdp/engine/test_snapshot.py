@@ -113,8 +113,8 @@ def test_facts_that_are_no_facts_are_denied():
         ),
         ({"exequatur.json": manifest(("cedar", "restrict")), "a.cedar": CEDAR}, "`decide`"),
         ({"exequatur.json": manifest(("cedar", "decide")), "a.cedar": CEDAR, "tools.json": b"{}"}, "tools"),
-        ({"exequatur.json": manifest(("cedar", "decide")), "a.cedar": CEDAR, "agents.json": b"{}"}, "`agents.json`"),
-        ({"exequatur.json": manifest(("cedar", "decide")), "a.cedar": CEDAR, "limits.json": b"[]"}, "`limits.json`"),
+        ({"exequatur.json": manifest(("cedar", "decide")), "a.cedar": CEDAR, "agents.json": b"{}"}, "`agents.json:1`"),
+        ({"exequatur.json": manifest(("cedar", "decide")), "a.cedar": CEDAR, "limits.json": b"[]"}, "`limits.json:1`"),
         (
             {"exequatur.json": manifest(("cedar", "decide")), "sub/a.cedar": b"permit(principal, action, resource"},
             "`sub/a.cedar:1`",
