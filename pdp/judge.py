@@ -91,7 +91,7 @@ def judge(
         verdict = _bounded(verdict)
         if verdict.effect.may_run:
             amount = max(tool.price_microusd, action.claims.cost_estimate_microusd)
-            after = _take(run, tool, amount)
+            after = _take(run, tool, amount, now)
             reservation = Reservation(
                 decision_id, run.id, run.tenant, enforcer, amount, expires_at=now + reservation_ttl
             )
@@ -273,11 +273,11 @@ def _known_tool(action: Action, session: Session, snapshot: Snapshot) -> tuple[T
         raise _Refused(ReasonKind.INVALID, str(error)) from None
 
 
-def _take(session: Session, tool: Tool, amount_microusd: int) -> Session:
+def _take(session: Session, tool: Tool, amount_microusd: int, now: datetime) -> Session:
     """Step 7: there is room in the budget, counting what is in flight; then all of it is written at once."""
     if not has_room(session, amount_microusd):
         raise _Refused(ReasonKind.EXHAUSTED, f"the session's budget has no room for {amount_microusd} micro-USD more")
-    return reserve(session, tool.full, tool.labels, amount_microusd)
+    return reserve(session, tool, amount_microusd, now)
 
 
 def _bounded(verdict: Verdict) -> Verdict:

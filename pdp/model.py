@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from typing import Final
 
 from exequatur.trust.canonical import Json
 
@@ -101,6 +102,42 @@ class Intent:
     domains: tuple[str, ...] = ()
 
 
+WINDOW_S: Final = 60
+"""How many seconds `LastMinute` looks back, its own second among them: it never has more entries."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class LastMinute:
+    """How many actions were allowed in each second of the last minute: (seconds since 1970, reads, writes), in order.
+
+    A second that no action fell in has no entry. What lies ahead of the clock counts as well, and is added to: a clock
+    that was put back never frees anybody.
+    """
+
+    seconds: tuple[tuple[int, int, int], ...] = ()
+
+    def totals(self, now: datetime) -> tuple[int, int]:
+        """Count reads and writes in the second of `now` and the 59 before it."""
+        first = _second(now) - WINDOW_S
+        recent = [entry for entry in self.seconds if entry[0] > first]
+        return sum(reads for _, reads, _ in recent), sum(writes for _, _, writes in recent)
+
+    def counted(self, now: datetime, reads: int, writes: int) -> LastMinute:
+        """Count actions that are allowed at `now`, and forget what is over."""
+        second = max(_second(now), self.seconds[-1][0] if self.seconds else 0)
+        kept = [entry for entry in self.seconds if entry[0] > second - WINDOW_S]
+        if kept and kept[-1][0] == second:
+            _, reads_before, writes_before = kept.pop()
+            reads, writes = reads + reads_before, writes + writes_before
+        return LastMinute((*kept, (second, reads, writes)))
+
+
+def _second(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(seconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One run of one agent instance, bound to an enforcer, with its state. `version` counts its changes."""
@@ -124,6 +161,7 @@ class Session:
     spent_microusd: int = 0
     reserved_microusd: int = 0
     calls: Mapping[str, int] = field(default_factory=dict)
+    last_minute: LastMinute = LastMinute()
     version: int = 0
 
 

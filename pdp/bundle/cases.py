@@ -12,7 +12,7 @@ A case, in `cases/*.yaml`, each a list:
       claims: {reason: "to start the server"}        # optional, as are all that follow but `want`
       door_enforced: true
       time: 2026-01-05T10:00:00Z                     # RFC 3339; this Monday unless said
-      session: {purpose: fix, labels: [untrusted_input], spent_microusd: 5000}
+      session: {purpose: fix, labels: [untrusted_input], last_minute: {reads: 11, writes: 0}}
       want: {effect: deny, kind: forbidden, policies: [files.secret]}
 
 `want.kind` and each of `want.policies` must be among the decision's reasons, `want.error` inside one of its errors.
@@ -33,7 +33,7 @@ from pdp.control.sessions import InvalidError, Wish
 from pdp.engine.reading import Fields, PolicyError, sentence
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
-from pdp.model import Decision, Effect, Intent, ReasonKind, Session
+from pdp.model import Decision, Effect, Intent, LastMinute, ReasonKind, Session
 
 FOLDER: Final = "cases/"
 A_MONDAY: Final = datetime(2026, 1, 5, 10, tzinfo=UTC)
@@ -69,6 +69,8 @@ class Run:
     age_s: int = 0
     spent_microusd: int = 0
     calls: Mapping[str, int] | None = None
+    reads_last_minute: int = 0
+    writes_last_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,14 @@ def session_of(run: Run, action: Action, snapshot: Snapshot, now: datetime) -> S
         steps=run.steps,
         spent_microusd=run.spent_microusd,
         calls=run.calls or {},
+        last_minute=LastMinute().counted(now, run.reads_last_minute, run.writes_last_minute),
     )
 
 
 def read_run(where: str, value: Json, *, session_id: str = "case") -> Run:
     """Read a case's `session`; `where` opens each error. Raises `PolicyError`."""
     fields = Fields(where, value)
+    last_minute = Fields(f"{where}: `last_minute`", fields.take("last_minute", {}))
     run = Run(
         id=session_id,
         subject=fields.text("subject", default=""),
@@ -177,7 +181,10 @@ def read_run(where: str, value: Json, *, session_id: str = "case") -> Run:
         age_s=fields.integer("age_s", default=0, low=0, high=10 * 365 * 86_400),
         spent_microusd=fields.integer("spent_microusd", default=0, low=0, high=_MOST),
         calls=_calls(fields),
+        reads_last_minute=last_minute.integer("reads", default=0, low=0, high=_MOST),
+        writes_last_minute=last_minute.integer("writes", default=0, low=0, high=_MOST),
     )
+    last_minute.close()
     fields.close()
     wish = Wish(
         "default", "agent", "", "enforcer", timedelta(1), 0, 0, run.subject, run.delegation_chain, run.intent, run.scope

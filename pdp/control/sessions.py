@@ -2,7 +2,8 @@
 
 Rules: pure, time is an argument. Steps, labels and calls only grow. Money that is reserved leaves the budget at once;
 it comes back only when the gate says that the action was not executed. An instance has at most one open session, and
-a new one inherits the labels of the one before. `Session.version` is the store's: nothing here touches it.
+a new one inherits the labels and the last minute of the one before. `Session.version` is the store's: nothing here
+touches it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from exequatur.registry import Tool
 from pdp.engine.inventory import Limits
-from pdp.model import Intent, Reservation, Session
+from pdp.model import Intent, LastMinute, Reservation, Session
 
 MAX_MICROUSD: Final = 2**53 - 1
 """The largest amount, about nine billion dollars: what a record can hold as a JSON number. Sums stop there."""
@@ -164,6 +166,8 @@ def open_session(wish: Wish, *, session_id: str, limits: Limits, previous: Sessi
         intent=wish.intent,
         scope=wish.scope,
         labels=frozenset() if previous is None else previous.labels,
+        # Or else whoever has used a rate up would open another session.
+        last_minute=LastMinute() if previous is None else previous.last_minute,
     )
 
 
@@ -188,13 +192,15 @@ def has_room(session: Session, amount_microusd: int) -> bool:
     return session.spent_microusd + session.reserved_microusd + amount_microusd <= session.budget_microusd
 
 
-def reserve(session: Session, tool: str, labels: Iterable[str], amount_microusd: int) -> Session:
+def reserve(session: Session, tool: Tool, amount_microusd: int, now: datetime) -> Session:
     """Count one allowed action of `tool`, take its labels in, and hold its money."""
+    writes = int(tool.access == "write")
     return replace(
         session,
         steps=session.steps + 1,
-        labels=session.labels.union(labels),
-        calls={**session.calls, tool: session.calls.get(tool, 0) + 1},
+        labels=session.labels.union(tool.labels),
+        calls={**session.calls, tool.full: session.calls.get(tool.full, 0) + 1},
+        last_minute=session.last_minute.counted(now, 1 - writes, writes),
         reserved_microusd=session.reserved_microusd + amount_microusd,
     )
 

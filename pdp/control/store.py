@@ -26,7 +26,7 @@ from pdp.control.sessions import Held
 from pdp.control.tables import AnswerKey, Instance
 from pdp.model import Reservation, Session
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_MS: Final = 5000
 """How long to wait for a lock that our lock file does not guard (a backup, say), in milliseconds."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 from pdp.control.sessions import Fate, Held
-from pdp.model import Intent, Reservation, Session
+from pdp.model import Intent, LastMinute, Reservation, Session
 
 META: Final = sa.MetaData()
 
@@ -45,6 +45,7 @@ SESSIONS: Final = sa.Table(
     sa.Column("reserved_microusd", sa.BigInteger, nullable=False),
     sa.Column("labels_json", sa.Text, nullable=False),
     sa.Column("calls_json", sa.Text, nullable=False),
+    sa.Column("last_minute_json", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Index("sessions_of_instance", "instance_key", "number"),
 )
@@ -118,6 +119,7 @@ REPLACE_SESSION: Final = (
         reserved_microusd=sa.bindparam("b_reserved"),
         labels_json=sa.bindparam("b_labels"),
         calls_json=sa.bindparam("b_calls"),
+        last_minute_json=sa.bindparam("b_last_minute"),
         version=sa.bindparam("b_next"),
     )
 )
@@ -190,6 +192,7 @@ def session_row(session: Session) -> dict[str, Any]:
         "reserved_microusd": session.reserved_microusd,
         "labels_json": json.dumps(sorted(session.labels)),
         "calls_json": json.dumps(dict(session.calls)),
+        "last_minute_json": json.dumps(session.last_minute.seconds),
         "version": session.version,
     }
 
@@ -206,6 +209,7 @@ def session_change(session: Session) -> dict[str, Any]:
         "b_reserved": session.reserved_microusd,
         "b_labels": json.dumps(sorted(session.labels)),
         "b_calls": json.dumps(dict(session.calls)),
+        "b_last_minute": json.dumps(session.last_minute.seconds),
     }
 
 
@@ -232,6 +236,9 @@ def session_of(row: Any) -> Session:
         spent_microusd=row.spent_microusd,
         reserved_microusd=row.reserved_microusd,
         calls=json.loads(row.calls_json),
+        last_minute=LastMinute(
+            tuple((second, reads, writes) for second, reads, writes in json.loads(row.last_minute_json))
+        ),
         version=row.version,
     )
 

@@ -150,6 +150,7 @@ def session_facts(facts: Facts) -> dict[str, Any]:
     """Give the session: what it is for, and how far it has come. Where there is no delegation, names are empty."""
     session = facts.session
     chain = session.delegation_chain
+    reads, writes = session.last_minute.totals(facts.now)
     return {
         "id": session.id,
         "subject": session.subject,
@@ -166,6 +167,7 @@ def session_facts(facts: Facts) -> dict[str, Any]:
         "age_s": max(0, int((facts.now - session.opened_at).total_seconds())),
         "spent_microusd": session.spent_microusd,
         "calls": dict(session.calls),
+        "last_minute": {"reads": reads, "writes": writes},
     }
 
 

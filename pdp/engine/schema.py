@@ -88,6 +88,7 @@ _SESSION: Final = _record(
     steps=LONG,
     age_s=LONG,
     spent_microusd=LONG,
+    last_minute=_record(reads=LONG, writes=LONG),
 )
 _CALL: Final = _record(
     server=STRING,

@@ -13,7 +13,7 @@ from exequatur.action import action_digest
 from exequatur.record import decode, encode
 from judging import ENFORCER, HOUR, OTHER, PERMIT, REGISTRY, Scripted, action, says, session, snapshot
 from pdp.judge import failed, judge, timed
-from pdp.model import Effect, Reason, ReasonKind, Verdict
+from pdp.model import Effect, LastMinute, Reason, ReasonKind, Verdict
 from policies import NOW
 
 DENY, ALLOW = Effect.DENY, Effect.ALLOW
@@ -48,7 +48,11 @@ def test_an_allowed_action_is_counted_labelled_and_held_for(capsys):
     outcome = ask(action("git/push", cost=30), session(labels=frozenset({"pii"}), steps=2, calls={"git/push": 1}))
     assert outcome.decision.effect is ALLOW
     assert outcome.session == session(
-        labels=frozenset({"pii", "left_house"}), steps=3, calls={"git/push": 2}, reserved_microusd=100
+        labels=frozenset({"pii", "left_house"}),
+        steps=3,
+        calls={"git/push": 2},
+        last_minute=LastMinute().counted(NOW, 0, 1),
+        reserved_microusd=100,
     )
     assert outcome.reservation is not None
     assert outcome.reservation.amount_microusd == outcome.decision.reserved_microusd == 100, "the price, not the claim"

@@ -532,3 +532,29 @@ async def test_two_workers_on_one_store_never_overspend(tmp_path, caplog):
         assert stored.reserved_microusd == sum(d.reserved_microusd for d in allowed)
         assert len(first.records("decision")) + len(second.records("decision")) == 120
     assert caplog.text == "", "a lost race is no failure"
+
+
+async def test_the_last_minute_counts_what_was_allowed_and_goes_on_in_the_next_session(tmp_path):
+    limit = 3
+
+    def at_most(facts):
+        reads, _ = facts.session.last_minute.totals(facts.now)
+        return PERMIT if reads < limit else says(DENY, text="too fast")
+
+    clock, policy = Clock(), snapshot(at_most)
+    async with desk(tmp_path, policy, clock=clock) as parts, desk(tmp_path, policy, clock=clock, name="b") as other:
+        session = await parts.open(max_steps=100)
+        answers = [
+            *await parts.ask(action(), action()),
+            *await other.ask(action(), action()),
+            *await parts.ask(action()),
+        ]
+        assert [a.decision.effect for a in answers] == [ALLOW, ALLOW, ALLOW, DENY, DENY]
+        parts.clock.now += dt.timedelta(seconds=59)
+        assert parts.stored(session.id).last_minute.totals(parts.clock.now) == (3, 0), "what is denied is not counted"
+        await parts.close(session.id)
+        await parts.open(max_steps=100)
+        assert (await parts.ask(action()))[0].decision.effect is DENY, "another session is no way around it"
+        parts.clock.now += dt.timedelta(seconds=1)
+        assert (await parts.ask(action()))[0].decision.effect is ALLOW
+        assert (await parts.ask(action(instance="i2")))[0].decision.effect is DENY, "no session at all"

@@ -82,6 +82,7 @@ def test_a_case_that_does_not_hold_says_what_was_wanted_and_got(want, wanted):
         (f"- {{name: n, {READ}, session: {{scope: [a b]}}, want: {{effect: allow}}}}", "`session`: `scope` entry"),
         (f"- {{name: n, {READ}, session: {{steps: -1}}, want: {{effect: allow}}}}", "`steps` must be"),
         (f"- {{name: n, {READ}, session: {{calls: {{a/b: x}}}}, want: {{effect: allow}}}}", "`calls` must be"),
+        (f"- {{name: n, {READ}, session: {{last_minute: {{read: 1}}}}, want: {{effect: allow}}}}", "member `read`"),
         (f"- {{name: n, {READ}, claims: {{cost: 1}}, want: {{effect: allow}}}}", "`claims`: unknown member `cost`"),
         (f"- {{name: n, {READ}, claims: {{tokens: x}}, want: {{effect: allow}}}}", "`tokens` must be"),
         (
@@ -140,6 +141,7 @@ def test_each_fact_of_the_session_reaches_the_policy():
     age_s: 60
     spent_microusd: 4
     calls: {notes/read: 2}
+    last_minute: {reads: 11, writes: 2}
   want: {effect: allow}
 """
     (case,) = cases.read({"cases/a.yaml": text.encode()})
@@ -153,6 +155,7 @@ def test_each_fact_of_the_session_reaches_the_policy():
     assert (session.labels, session.steps, session.spent_microusd) == ({"l"}, 3, 4)
     assert (case.time - session.opened_at).total_seconds() == 60
     assert session.calls == {"notes/read": 2}
+    assert session.last_minute.totals(case.time) == (11, 2)
     assert cases.decide(case, SNAPSHOT).effect is Effect.ALLOW
 
 

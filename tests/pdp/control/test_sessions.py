@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judging import session
+from judging import REGISTRY, session
 from pdp.control.sessions import Fate, Held, WrongStateError, finish, has_room, in_scope, reserve, unfinish
 from pdp.model import Reservation
 from policies import NOW
 
+PUSH = REGISTRY.tools["git/push"]
 AMOUNT = st.integers(0, 400)
 EVENT = st.one_of(
     st.tuples(st.just("reserve"), AMOUNT),
@@ -25,7 +26,7 @@ def test_money_is_held_or_charged_and_never_more_than_the_budget_is_held(events)
         match event:
             case ("reserve", amount):
                 if has_room(run, amount):
-                    run = reserve(run, "git/log", ("pii",), amount)
+                    run = reserve(run, PUSH, amount, NOW)
                     held.append(Held(Reservation(f"d{len(held)}", run.id, "default", "e", amount, NOW)))
             case ("undo", index):
                 if index < len(held) and held[index].fate is not Fate.HELD:
@@ -36,12 +37,12 @@ def test_money_is_held_or_charged_and_never_more_than_the_budget_is_held(events)
         holding = [item.reservation.amount_microusd for item in held if item.fate is Fate.HELD]
         assert run.reserved_microusd == sum(holding)
         assert run.spent_microusd == sum(item.charged_microusd for item in held)
-        assert run.steps == run.calls.get("git/log", 0) == len(held)
-        assert (run.labels == {"pii"}) == bool(held)
+        assert run.steps == run.calls.get("git/push", 0) == len(held)
+        assert (run.labels == {"left_house"}) == bool(held)
 
 
 def test_a_reservation_ends_once():
-    run = reserve(session(), "git/log", (), 10)
+    run = reserve(session(), PUSH, 10, NOW)
     run, done = finish(run, Held(Reservation("d", run.id, "default", "e", 10, NOW)), Fate.SETTLED, 10)
     for fate in (Fate.SETTLED, Fate.RELEASED, Fate.CHARGED):
         try:

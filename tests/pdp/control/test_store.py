@@ -11,7 +11,7 @@ import pytest
 from exequatur.trust.bundle import Floor
 from pdp.control.sessions import Fate, Held
 from pdp.control.store import Changes, RaceError, Store, StoreError
-from pdp.model import Intent, Reservation, Session
+from pdp.model import Intent, LastMinute, Reservation, Session
 
 NOW = dt.datetime(2026, 1, 5, 10, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -55,6 +55,7 @@ def test_what_is_written_is_read_back_whole(store):
         spent_microusd=7,
         reserved_microusd=5,
         calls={"git/git_status": 3},
+        last_minute=LastMinute(((1_767_607_198, 2, 0), (1_767_607_200, 1, 3))),
     )
     held = Reservation("d1", "s1", "default", "spiffe://e", 5, NOW + HOUR)
     write(

@@ -45,6 +45,7 @@ def test_the_document_for_rego_is_just_this():
             "age_s": 3600,
             "spent_microusd": 0,
             "calls": {"git/log": 2},
+            "last_minute": {"reads": 0, "writes": 0},
         },
         "tool": {
             "server": "git",
