@@ -114,6 +114,7 @@ def judge(
         session="" if run is None else run.id,
         reserved_microusd=0 if reservation is None else reservation.amount_microusd,
         settle_by=None if reservation is None else reservation.expires_at,
+        replayable=verdict.replayable,
     )
     record = record_of(
         action, decision, run if reservation is None else after, enforcer=enforcer, now=now, door_enforced=door_enforced
@@ -215,6 +216,8 @@ def record_of(
         "latency_us": decision.latency_us,
         "steps": 0 if session is None else session.steps,
     }
+    if not decision.replayable:
+        record["replayable"] = False
     if session is None and action.session:
         record["requested_session"] = action.session
     return record

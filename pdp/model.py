@@ -63,7 +63,10 @@ class Obligation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one engine, or all of them combined, say about an action. An empty `reasons` is a bug."""
+    """What one engine, or all of them combined, say about an action. An empty `reasons` is a bug.
+
+    `replayable` is False where an engine could ask more than the facts: the same facts may give another verdict.
+    """
 
     engine: str
     effect: Effect
@@ -71,6 +74,7 @@ class Verdict:
     obligations: tuple[Obligation, ...] = ()
     approvers: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    replayable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Decision:
     settle_by: datetime | None = None
     retry_after_ms: int = 0
     latency_us: int = 0
+    replayable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

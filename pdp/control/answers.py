@@ -26,6 +26,7 @@ def dump(decision: Decision) -> bytes:
         "settle_by": None if decision.settle_by is None else decision.settle_by.isoformat(),
         "retry_after_ms": decision.retry_after_ms,
         "latency_us": decision.latency_us,
+        "replayable": decision.replayable,
     }
     return json.dumps(fields, separators=(",", ":")).encode()
 
@@ -48,4 +49,5 @@ def load(data: bytes) -> Decision:
         settle_by=None if fields["settle_by"] is None else datetime.fromisoformat(fields["settle_by"]),
         retry_after_ms=fields["retry_after_ms"],
         latency_us=fields["latency_us"],
+        replayable=fields.get("replayable", True),  # answers of an older release do not say
     )

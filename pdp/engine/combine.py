@@ -38,13 +38,15 @@ def combine(verdicts: Sequence[tuple[Role, Verdict]]) -> Verdict:
     reasons = tuple(dict.fromkeys(reason for verdict in kept for reason in verdict.reasons))
     if errors and not any(reason.kind is ReasonKind.ERROR for reason in reasons):
         reasons = (Reason(ReasonKind.ERROR, "a policy engine reported an error"), *reasons)
+    replayable = all(verdict.replayable for verdict in strictest)
     if effect is Effect.DENY:
-        return Verdict("", effect, reasons, errors=errors)
+        return Verdict("", effect, reasons, errors=errors, replayable=replayable)
     obligations = _together(strictest)
     if obligations is None:
-        return refusal("two policies give the same obligation with different parameters")
+        refused = refusal("two policies give the same obligation with different parameters")
+        return replace(refused, replayable=replayable)
     approvers = tuple(sorted({name for verdict in strictest for name in verdict.approvers}))
-    return Verdict("", effect, reasons, obligations, approvers)
+    return Verdict("", effect, reasons, obligations, approvers, replayable=replayable)
 
 
 def _own(role: Role, verdict: Verdict) -> Verdict:

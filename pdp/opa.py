@@ -1,0 +1,294 @@
+"""Asking an OPA server, through `opa-python-client`, never for longer than said.
+
+Rules:
+- A call ends at its deadline, whatever hangs: a name that does not resolve, a server that is stopped, or one that
+  sends a byte now and then. The calling thread waits for a thread of ours, and goes when the time is over.
+- A server that did not answer is not asked again for a pause, which doubles with each failure: of many actions that
+  wait, one pays for a dead server, and all are denied. Whether we are pausing is shown (`Told`).
+- Nothing is retried, no redirect followed, no proxy or `.netrc` of the environment used: one question, one server.
+- No text holds what was asked or answered, but the name of a built-in that failed, and where.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from opa_client.opa import OpaClient  # type: ignore[import-untyped]
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+from exequatur.trust.canonical import Json
+from pdp.engine.answer import AnswerError
+from pdp.engine.reading import sentence
+
+ANSWER_BYTES: Final = 2**20
+"""The longest answer that is read."""
+
+PAUSE_S: Final = (0.1, 2.0)
+"""The first and the longest pause after a failure, in seconds: with a call's 0.2 s, a tenth of the time is lost."""
+
+PATH_BYTES: Final = 100
+"""The longest path of a socket; `sockaddr_un` holds 108 bytes."""
+
+_ASKED: Final = {"provenance": "true", "strict-builtin-errors": "true"}
+_BUILTIN: Final = re.compile(r"([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*): ")
+_REFUSED: Final = (401, 403)
+
+Told: TypeAlias = Callable[[bool], None]
+"""Hears whether the server is being left alone."""
+
+_Work: TypeAlias = tuple["Future[Json]", Callable[[], Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is: a Unix socket, or a URL with who may sign its certificate and a file with our token."""
+
+    socket: Path | None = None
+    url: str = "http://opa"
+    token_file: Path | None = None
+    roots: Path | None = None
+
+
+class Breaker:
+    """Whether to ask. Pure: times are `time.monotonic`'s, in seconds."""
+
+    def __init__(self) -> None:
+        """Begin by asking."""
+        self._pause_s = 0.0
+        self._until = 0.0
+
+    @property
+    def down(self) -> bool:
+        """Whether the last question had no answer."""
+        return self._pause_s > 0
+
+    def lets_through(self, now: float) -> bool:
+        """Whether to ask now."""
+        return now >= self._until
+
+    def failed(self, now: float) -> None:
+        """Leave the server alone for a pause, twice as long as the last one."""
+        first, longest = PAUSE_S
+        self._pause_s = min(max(first, self._pause_s * 2), longest)
+        self._until = now + self._pause_s
+
+    def answered(self) -> None:
+        """Ask as before."""
+        self._pause_s = self._until = 0.0
+
+
+class Connection:
+    """The way to one server, for one asking thread at a time."""
+
+    def __init__(self, address: Address, *, timeout_s: float, told: Told = lambda _: None) -> None:
+        """Ask the server at `address`, each time for at most `timeout_s` seconds; connects when first asked."""
+        self._client = _Client(address, timeout_s)
+        self._timeout_s, self._told = timeout_s, told
+        self._breaker = Breaker()
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        Thread(target=_serve, args=(self._work,), name="opa", daemon=True).start()
+        weakref.finalize(self, self._work.put, None)
+        told(False)
+
+    def ask(self, rule: str, document: Mapping[str, Json]) -> Json:
+        """Ask `rule` about `document`; gives the body of the answer. Raises `AnswerError`."""
+        if not self._breaker.lets_through(time.monotonic()):
+            raise AnswerError("the OPA server does not answer, and is left alone for a moment")
+        try:
+            body = self._within(lambda: self._client.query_rule(document, rule, query_params=_ASKED))
+        except requests.HTTPError as error:
+            self._heard(answered=True)
+            raise AnswerError(_said(error.response)) from None
+        except (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
+            self._heard(answered=False)
+            raise AnswerError(f"the OPA server did not answer within {self._timeout_s * 1000:.0f} ms") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
+            self._heard(answered=False)
+            raise AnswerError("the OPA server cannot be reached") from None
+        self._heard(answered=True)
+        return body
+
+    def _within(self, work: Callable[[], Json]) -> Json:
+        """Have `work` done on our thread; raises `TimeoutError` when it takes too long, and leaves it behind."""
+        future: Future[Json] = Future()
+        self._work.put((future, work))
+        try:
+            return future.result(self._timeout_s)
+        finally:
+            future.cancel()  # what was not begun, behind something that hangs, is never begun
+
+    def _heard(self, *, answered: bool) -> None:
+        before = self._breaker.down
+        if answered:
+            self._breaker.answered()
+        else:
+            self._breaker.failed(time.monotonic())
+        if self._breaker.down != before:
+            self._told(self._breaker.down)
+
+
+def look(address: Address, rule: str, *, timeout_s: float) -> Json:
+    """Ask once, blocking, about nothing: for the provenance alone. Raises `AnswerError`."""
+    client = _Client(address, timeout_s)
+    try:
+        return client.query_rule({}, rule, query_params={"provenance": "true"})  # type: ignore[no-any-return]
+    except requests.HTTPError as error:
+        raise AnswerError(_said(error.response)) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise AnswerError(f"it cannot be reached: {type(error).__name__}") from None
+    finally:
+        client.close_connection()
+
+
+def is_up(address: Address, *, timeout_s: float) -> bool:
+    """Tell whether a server answers, and has loaded its bundle; blocks."""
+    client = _Client(address, timeout_s)
+    try:
+        return bool(client.check_health(query={"bundles": "true"}))
+    except (urllib3.exceptions.HTTPError, OSError):
+        return False
+    finally:
+        client.close_connection()
+
+
+def _serve(work: SimpleQueue[_Work | None]) -> None:
+    """Do what is put into `work`, until None is."""
+    while (item := work.get()) is not None:
+        future, ask = item
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(ask())
+            except BaseException as error:  # noqa: BLE001  whoever waits is told
+                future.set_exception(error)
+        del item, future, ask  # or the last question would keep everything alive
+
+
+def _said(response: requests.Response | None) -> str:
+    """Put into words why OPA gave no result: its own code, the built-in and the place, never its message."""
+    if response is None:
+        return "the OPA server gave no answer"
+    if response.status_code in _REFUSED:
+        return "the OPA server does not let us ask: check the token, and its authorization policy"
+    try:
+        error = response.json()["errors"][0]
+        place = f"`{error['location']['file']}:{error['location']['row']}`"
+        builtin = _BUILTIN.match(error["message"])
+        if error["code"] == "eval_builtin_error" and builtin is not None:
+            return sentence(f"the built-in `{builtin[1]}` failed at {place}")
+        return sentence(f"OPA reports `{error['code']}` at {place}")
+    except (requests.JSONDecodeError, LookupError, TypeError):
+        return f"the OPA server answered with status {response.status_code}"
+
+
+class _Client(OpaClient):  # type: ignore[misc]
+    """The client, on a session of ours."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._address = address
+        url = urlsplit(address.url)
+        host = url.hostname or ""
+        super().__init__(
+            host=f"[{host}]" if ":" in host else host,
+            port=url.port or (443 if url.scheme == "https" else 80),
+            ssl=url.scheme == "https",
+            timeout=timeout_s,
+            retries=0,
+        )
+
+    def _init_session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.max_redirects = 0
+        address = self._address
+        session.verify = True if address.roots is None else str(address.roots)
+        if address.token_file is not None:
+            session.auth = _Bearer(address.token_file)
+        session.mount("http://", _Adapter() if address.socket is None else _UnixAdapter(address.socket))
+        session.mount("https://", _Adapter())
+        return session
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Our token, read each time: whoever rotates it writes the file anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._path.read_text(encoding='ascii').strip()}"
+        return request
+
+
+class _Adapter(HTTPAdapter):
+    """Reads an answer whole, and no more than an answer may have."""
+
+    def send(  # noqa: PLR0917  as its base has it
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # noqa: ARG002
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        response = super().send(request, stream=True, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+        data = response.raw.read(ANSWER_BYTES + 1, decode_content=True)
+        if len(data) > ANSWER_BYTES:
+            response.close()
+            raise requests.exceptions.ContentDecodingError("the answer is too long")
+        response._content = data  # noqa: SLF001  there is no other way to give what was read
+        response._content_consumed = True  # noqa: SLF001
+        return response
+
+
+class _UnixAdapter(_Adapter):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._pool = _UnixPool(path)
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        return self._pool
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close()
+
+
+class _UnixPool(HTTPConnectionPool):
+    def __init__(self, path: Path) -> None:
+        super().__init__("opa", maxsize=1)
+        self._path = str(path)
+
+    def _new_conn(self) -> HTTPConnection:
+        return _UnixConnection(self._path)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("opa")
+        self._path = path
+
+    def _new_conn(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(self.timeout)
+            made.connect(self._path)
+        except OSError:
+            made.close()
+            raise
+        return made
