@@ -17,14 +17,17 @@ class AgentSocket(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    agent: str = Field(min_length=1, max_length=256)
-    socket: Path
-    instance: str = ""
-    tenant: str = "default"
-    uid: int | None = Field(default=None, ge=0)
-    door: Literal["grpc", "mcp_stdio"] = "grpc"
-    enforced: bool = False
-    """Whether the agent has no other way to its tools, nor to this socket: then an outcome is the gate's own word."""
+    agent: str = Field(min_length=1, max_length=256, description="the agent's id, as the inventory has it")
+    socket: Path = Field(description="the Unix socket that speaks for it; its folder must be ours alone")
+    instance: str = Field(default="", description="which instance of the agent this is")
+    tenant: str = Field(default="default", description="whose agent it is")
+    uid: int | None = Field(default=None, ge=0, description="the user that the agent runs as, and who owns the socket")
+    door: Literal["grpc", "mcp_stdio"] = Field(default="grpc", description="how its actions come in")
+    enforced: bool = Field(
+        default=False,
+        description="whether the agent has no other way to its tools, nor to this socket: then an outcome is the gate's"
+        " own word",
+    )
 
 
 class SidecarSettings(Settings):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -28,7 +29,10 @@ NAMES: Final = ("agents", "cases", "exequatur", "ledger", "limits", "pdp", "side
 _ENDING: Final = ".schema.json"
 _LONGEST: Final = 200  # characters of a pointer that an error shows
 _PIECE: Final = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?:\s*(?P<colon>:))?|[\[\]{},]|[^\s\[\]{},:"]+')
+_LOOKED_AT: Final = 100  # faults of one file, to tell the one that explains others
 _Kind: Final = jsonschema_rs.ValidationErrorKind
+_UNKNOWN: Final = (_Kind.AdditionalProperties, _Kind.UnevaluatedProperties)
+_NAMED: Final = (*_UNKNOWN, _Kind.PropertyNames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def check(name: str, value: Json) -> Fault | None:
     validator = _validator(name)
     if validator.is_valid(value):
         return None
-    error = next(validator.iter_errors(value))
+    error = min(itertools.islice(validator.iter_errors(value), _LOOKED_AT), key=_rank)
     pointer = "".join("/" + escape(str(part)) for part in error.instance_path)
     return _fault(pointer, error.kind, _node(schema(name), error.schema_path))
 
@@ -109,6 +113,11 @@ def _validator(name: str) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(schema(name), pattern_options=jsonschema_rs.RegexOptions())
 
 
+def _rank(error: jsonschema_rs.ValidationError) -> int:
+    """Put a misspelt name before what it leaves missing."""
+    return 0 if isinstance(error.kind, _NAMED) else 2 if isinstance(error.kind, _Kind.Required) else 1
+
+
 def _node(root: Mapping[str, Any], path: list[str | int]) -> Mapping[str, Any]:
     """Give the schema whose last keyword was not satisfied."""
     node: Any = root
@@ -120,7 +129,7 @@ def _node(root: Mapping[str, Any], path: list[str | int]) -> Mapping[str, Any]:
 def _fault(pointer: str, kind: Any, node: Mapping[str, Any]) -> Fault:
     if isinstance(kind, _Kind.Required):
         return Fault(f"{pointer}/{escape(kind.property)}", "is missing")
-    if isinstance(kind, (_Kind.AdditionalProperties, _Kind.UnevaluatedProperties)):
+    if isinstance(kind, _UNKNOWN):
         name = str(kind.unexpected[0])
         near = difflib.get_close_matches(name, node.get("properties", {}), n=1)
         advice = f"did you mean {quoted(near[0])}?" if near else "remove it, or correct its name"

@@ -70,7 +70,7 @@ def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
         if b"\\u" in data:  # the only way in for a lone surrogate: raw ones are not UTF-8
             _ENCODER.encode(value).encode("utf-8")
     except json.JSONDecodeError as error:
-        raise JsonError(f"not JSON at character {error.pos}: {error.msg[:1].lower()}{error.msg[1:]}") from None
+        raise JsonError(f"not JSON at line {error.lineno}, column {error.colno}: {_lower(error.msg)}") from None
     except UnicodeEncodeError:
         raise JsonError("a string holds a lone surrogate") from None
     except (RecursionError, MemoryError):
@@ -109,6 +109,10 @@ def quoted(name: str, longest: int = _SHOWN_NAME) -> str:
     """Give a name from outside as it may stand in an error or a log line: in backticks, escaped, shortened."""
     shown = name if len(name) <= longest else name[: longest - 1] + "…"
     return "`" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown.replace("`", "'")) + "`"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _stdlib_writes_it(value: Json) -> bool:

@@ -30,6 +30,8 @@ def test_a_wheel_carries_the_same_bytes_and_no_private_key(tmp_path):
     assert found == tmp_path / "exequatur" / "data"
     for name in ("coding-agent.tar.gz", "keys/dev-never-in-production.pem"):
         assert (found / name).read_bytes() == (ROOT / "bundles" / name).read_bytes()
+    for schema in (ROOT / "exequatur" / "schemas").glob("*.json"):
+        assert (tmp_path / "exequatur" / "schemas" / schema.name).read_bytes() == schema.read_bytes()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"PRIVATE KEY-----\n" in path.read_bytes()]
 
 
