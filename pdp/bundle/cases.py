@@ -3,7 +3,7 @@
 Rules: a case goes the very way of an action (`pdp.judge`), in a session made from the case; whatever is not known in a
 case is an error, since a misspelt wish would always come true; no case at all proves nothing, and is an error too.
 
-A case, in `cases/*.yaml`, each a list:
+A case, in `cases/*.yaml`, each a list (or an object with defaults: `pdp/bundle/expanding.py`):
 
     - name: "a secret is not read"
       agent: coder
@@ -15,25 +15,26 @@ A case, in `cases/*.yaml`, each a list:
       session: {purpose: fix, labels: [untrusted_input], last_minute: {reads: 11, writes: 0}}
       want: {effect: deny, kind: forbidden, policies: [files.secret]}
 
-`want.kind` and each of `want.policies` must be among the decision's reasons, `want.error` inside one of its errors.
+What may be wanted stands in `pdp/bundle/wanted.py`, and each member's meaning in `exequatur/schemas/cases.schema.json`.
 A session is the agent's first enforcer's, in the scope `*`, with the largest limits that the bundle allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from exequatur.action import DEFAULT_TENANT, Action, ActionError, Claims
 from exequatur.trust.canonical import Json, JsonError, canonical
-from pdp.bundle.reading import read_list
+from pdp.bundle.expanding import Item, read_items
+from pdp.bundle.wanted import Difference, Want, differences, in_words, read_want, reasons_in_words
 from pdp.control.sessions import InvalidError, Wish
 from pdp.engine.reading import Fields, PolicyError, sentence
 from pdp.engine.snapshot import Snapshot
-from pdp.judge import judge
-from pdp.model import Decision, Effect, Intent, LastMinute, ReasonKind, Session
+from pdp.judge import Outcome, judge
+from pdp.model import Intent, LastMinute, Session
 
 FOLDER: Final = "cases/"
 A_MONDAY: Final = datetime(2026, 1, 5, 10, tzinfo=UTC)
@@ -43,16 +44,6 @@ NOBODY: Final = "nobody"
 _ALWAYS: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _MOST: Final = 2**53 - 1
 _TEXT: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """What a decision must be. What is None or empty is not looked at."""
-
-    effect: Effect
-    kind: ReasonKind | None = None
-    policies: tuple[str, ...] = ()
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +85,7 @@ class Failure:
     name: str
     wanted: str
     got: str
+    differences: tuple[Difference, ...]
 
     def __str__(self) -> str:
         """One line."""
@@ -113,21 +105,28 @@ def run(files: Mapping[str, bytes], snapshot: Snapshot) -> Results:
 
     Raises `PolicyError` with file and line for a case that cannot be read, and when there is none.
     """
-    in_force = replace(snapshot, signed=True, not_before=None, expires_at=_ALWAYS, tenant=DEFAULT_TENANT)
+    proper = in_force(snapshot)
     cases = read(files)
-    failures = (_check(case, in_force) for case in cases)
-    return Results(len(cases), tuple(failure for failure in failures if failure is not None))
+    failures = (failure(case, judged(case, proper)) for case in cases)
+    return Results(len(cases), tuple(each for each in failures if each is not None))
+
+
+def in_force(snapshot: Snapshot) -> Snapshot:
+    """Give the snapshot as cases see it: signed, in force, and for their tenant."""
+    return replace(snapshot, signed=True, not_before=None, expires_at=_ALWAYS, tenant=DEFAULT_TENANT)
 
 
 def read(files: Mapping[str, bytes]) -> tuple[Case, ...]:
     """Read all cases; raises `PolicyError` with file and line, also when there is none."""
-    cases = tuple(case for file in sorted(files) if _is_cases(file) for case in _read_file(file, files[file]))
+    cases = tuple(
+        _read_case(item) for file in sorted(files) if is_cases(file) for item in read_items(file, files[file])
+    )
     if not cases:
         raise PolicyError(f"no case in `{FOLDER}*.yaml`: say what the policies must answer, at least once")
     return cases
 
 
-def decide(case: Case, snapshot: Snapshot) -> Decision:
+def judged(case: Case, snapshot: Snapshot) -> Outcome:
     """Judge a case's action."""
     session = session_of(case.run, case.action, snapshot, case.time)
     return judge(
@@ -138,7 +137,15 @@ def decide(case: Case, snapshot: Snapshot) -> Decision:
         now=case.time,
         decision_id="case",
         door_enforced=case.door_enforced,
-    ).decision
+    )
+
+
+def failure(case: Case, outcome: Outcome) -> Failure | None:
+    """Say how a decision differs from what its case wants; None if it does not."""
+    found = differences(case.want, outcome)
+    if not found:
+        return None
+    return Failure(case.where, sentence(case.name), in_words(case.want), reasons_in_words(outcome.decision), found)
 
 
 def session_of(run: Run, action: Action, snapshot: Snapshot, now: datetime) -> Session:
@@ -196,17 +203,14 @@ def read_run(where: str, value: Json, *, session_id: str = "case") -> Run:
     return run
 
 
-def _is_cases(file: str) -> bool:
+def is_cases(file: str) -> bool:
+    """Whether a file of the bundle holds cases."""
     return file.startswith(FOLDER) and file.endswith((".yaml", ".yml"))
 
 
-def _read_file(file: str, data: bytes) -> Iterator[Case]:
-    for item in read_list(file, data):
-        yield _read_case(item.where, item.value)
-
-
-def _read_case(where: str, value: Json) -> Case:
-    fields = Fields(f"`{where}`", value)
+def _read_case(item: Item) -> Case:
+    where = item.where
+    fields = Fields(f"`{where}`", item.value)
     name = fields.text("name")
     case = Case(
         where=where,
@@ -215,7 +219,7 @@ def _read_case(where: str, value: Json) -> Case:
         time=_time(fields),
         door_enforced=_flag(fields, "door_enforced"),
         run=read_run(f"`{where}`: `session`", fields.take("session", {})),
-        want=_want(where, fields.take("want")),
+        want=read_want(f"`{where}`: `want`", fields.take("want")),
     )
     fields.close()
     return case
@@ -241,24 +245,6 @@ def _action(where: str, fields: Fields) -> Action:
         raise PolicyError(f"`{where}`: {error}") from None
     claims.close()
     return action
-
-
-def _want(where: str, value: Json) -> Want:
-    fields = Fields(f"`{where}`: `want`", value)
-    effects = {effect.name.lower(): effect for effect in Effect}
-    kinds = {kind.name.lower(): kind for kind in ReasonKind}
-    effect, kind = fields.take("effect"), fields.take("kind")
-    if not isinstance(effect, str) or effect not in effects:
-        raise fields.error("effect", _one_of(effects))
-    if kind is not None and (not isinstance(kind, str) or kind not in kinds):
-        raise fields.error("kind", _one_of(kinds))
-    want = Want(effects[effect], kinds.get(str(kind)), fields.texts("policies"), _text(fields, "error"))
-    fields.close()
-    return want
-
-
-def _one_of(words: Mapping[str, object]) -> str:
-    return "one of " + ", ".join(f"`{word}`" for word in words)
 
 
 def _time(fields: Fields) -> datetime:
@@ -305,29 +291,3 @@ def _calls(fields: Fields) -> dict[str, int]:
     if len(calls) != len(value) or any(not 0 <= count <= _MOST for count in calls.values()):
         raise fields.error("calls", "an object of counts by tool")
     return calls
-
-
-def _check(case: Case, snapshot: Snapshot) -> Failure | None:
-    decision, want = decide(case, snapshot), case.want
-    holds = (
-        decision.effect is want.effect
-        and (want.kind is None or any(reason.kind is want.kind for reason in decision.reasons))
-        and set(want.policies) <= {reason.policy for reason in decision.reasons}
-        and (not want.error or any(want.error in error for error in decision.errors))
-    )
-    return None if holds else Failure(case.where, sentence(case.name), _wanted(want), _got(decision))
-
-
-def _wanted(want: Want) -> str:
-    rest = [want.kind.name.lower()] if want.kind is not None else []
-    rest += [f"`{policy}`" for policy in want.policies]
-    rest += [f"the error `{sentence(want.error)}`"] if want.error else []
-    return want.effect.name.lower() + (f" ({', '.join(rest)})" if rest else "")
-
-
-def _got(decision: Decision) -> str:
-    reasons = "; ".join(
-        f"{reason.kind.name.lower()}{f' by `{reason.policy}`' if reason.policy else ''}: {reason.text}"
-        for reason in decision.reasons
-    )
-    return f"{decision.effect.name.lower()} ({reasons})"

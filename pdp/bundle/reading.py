@@ -1,18 +1,19 @@
 """YAML for people, read as strictly as JSON.
 
 Rules: plain scalars mean what JSON means by them, so that `no` is text and `1e3` a number; a member twice, an alias, a
-tag, a second document and deep nesting are errors; every error and every item knows its file and line.
+tag, a second document and deep nesting are errors; every error and every value knows its file and line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
+from exequatur.schemas import escape
 from exequatur.trust.canonical import Json, JsonError, parse
 from pdp.engine.reading import PolicyError, sentence
 
@@ -21,21 +22,32 @@ FILE_BYTES: Final = 2**20
 
 DEPTH: Final = 64
 
+POINTER: Final = 128
+"""The longest pointer whose line is kept, in characters: names may be as long as the file."""
+
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORDS: Final[dict[str, Json]] = {"true": True, "false": False, "null": None, "~": None, "": None}
+_WANTED: Final = "a list of cases is needed here, or an object with `cases`"
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a list: its value, and where it begins, as `file:line`."""
+class Document:
+    """What a file says, and the line of each value in it, by its JSON pointer (RFC 6901)."""
 
-    where: str
+    file: str
     value: Json
+    lines: Mapping[str, int]
+
+    def where(self, pointer: str) -> str:
+        """Give `file:line` of what a pointer names, or of what is nearest around it."""
+        while pointer not in self.lines:
+            pointer = pointer.rpartition("/")[0]
+        return f"{self.file}:{self.lines[pointer]}"
 
 
-def read_list(file: str, data: bytes) -> tuple[Item, ...]:
-    """Read a file that is one list; raises `PolicyError` with file and line."""
+def read_document(file: str, data: bytes) -> Document:
+    """Read a file that is one list or one object; raises `PolicyError` with file and line."""
     if len(data) > FILE_BYTES:
         raise PolicyError(f"`{file}`: it has {len(data)} bytes, the limit is {FILE_BYTES}: split the file")
     try:
@@ -57,38 +69,48 @@ class _Reader:
     def __init__(self, file: str, events: Iterator[Any]) -> None:
         self._file = file
         self._events = events
+        self._lines: dict[str, int] = {}
 
-    def read(self) -> tuple[Item, ...]:
-        """Read one document that is a list."""
-        for kind in (yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.SequenceStartEvent):
+    def read(self) -> Document:
+        """Read one document that is a list or an object."""
+        for kind in (yaml.StreamStartEvent, yaml.DocumentStartEvent):
             event = next(self._events)
             if not isinstance(event, kind):
-                raise self._error(event, "a list of cases is needed here")
-        self._check(event)
-        items = [Item(self._where(first), self._value(first, 2)) for first in self._until(yaml.SequenceEndEvent)]
+                raise self._error(event, _WANTED)
+        event = next(self._events)
+        if not isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
+            raise self._error(event, _WANTED)
+        value = self._value(event, "", 1)
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
             raise self._error(event, "a second document: one is taken")
-        return tuple(items)
+        return Document(self._file, value, self._lines)
 
     def _until(self, end: type[Any]) -> Iterator[Any]:
         while not isinstance(event := next(self._events), end):
             yield event
 
-    def _value(self, event: Any, depth: int) -> Json:
+    def _value(self, event: Any, pointer: str, depth: int) -> Json:
         self._check(event)
         if depth > DEPTH:
             raise self._error(event, "it nests too deep")
+        if pointer not in self._lines:
+            self._note(pointer, event)
         if isinstance(event, yaml.SequenceStartEvent):
-            return [self._value(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)]
+            return [
+                self._value(item, f"{pointer}/{number}", depth + 1)
+                for number, item in enumerate(self._until(yaml.SequenceEndEvent))
+            ]
         if isinstance(event, yaml.MappingStartEvent):
             members: dict[str, Json] = {}
             for key in self._until(yaml.MappingEndEvent):
                 self._check(key)
                 if not isinstance(key, yaml.ScalarEvent) or key.value in members:
                     raise self._error(key, "a member's name must be text, and be there once")
-                members[key.value] = self._value(next(self._events), depth + 1)
+                inside = f"{pointer}/{escape(key.value)}"
+                self._note(inside, key)
+                members[key.value] = self._value(next(self._events), inside, depth + 1)
             return members
         return self._scalar(event)
 
@@ -111,8 +133,10 @@ class _Reader:
         if event.tag is not None and event.tag != "!":
             raise self._error(event, "tags are not taken")
 
-    def _where(self, event: Any) -> str:
-        return f"{self._file}:{event.start_mark.line + 1}"
+    def _note(self, pointer: str, event: Any) -> None:
+        """Remember where this is; a member counts from its name on."""
+        if len(pointer) <= POINTER:
+            self._lines[pointer] = event.start_mark.line + 1
 
     def _error(self, event: Any, text: str) -> PolicyError:
-        return PolicyError(f"`{self._where(event)}`: {text}")
+        return PolicyError(f"`{self._file}:{event.start_mark.line + 1}`: {text}")

@@ -111,7 +111,10 @@ def test_opa_itself_verifies_and_loads_the_bundle(tmp_path):
         ({"data_json": b'{"a": 1} // why'}, "`data.json`"),
         ({"more__data_json": b"{}"}, "`more/data.json`: data belongs in one"),
         ({"data_yaml": b"a: 1"}, "`data.yaml`"),
-        ({"limits_json": b'{"max_stepps": 1}'}, "`limits.json:1`: `/max_stepps` is not known: did you mean `max_steps`?"),
+        (
+            {"limits_json": b'{"max_stepps": 1}'},
+            "`limits.json:1`: `/max_stepps` is not known: did you mean `max_steps`?",
+        ),
         ({"cases__notes_yaml": None, "cases__mail_yaml": None}, "no case in `cases/*.yaml`"),
         ({"cases__notes_yaml": b"- name: a\n- name: b"}, "`cases/notes.yaml:1`"),
         ({"a name_txt": b""}, "`a name.txt` is not a name that is taken"),

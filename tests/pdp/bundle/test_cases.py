@@ -69,22 +69,34 @@ def test_a_case_that_does_not_hold_says_what_was_wanted_and_got(want, wanted):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (f"- {{name: n, {READ}}}", "`want`: an object is needed"),
-        (f"- {{name: n, {READ}, want: {{}}}}", "`effect` must be one of `allow`, `warn`"),
-        (f"- {{name: n, {READ}, want: {{effect: alow}}}}", "`effect` must be one of"),
-        (f"- {{name: n, {READ}, want: {{effect: deny, kind: forbiden}}}}", "`kind` must be one of"),
-        (f"- {{name: n, {READ}, want: {{effect: deny, policy: a}}}}", "unknown member `policy`"),
-        (f"- {{name: n, {READ}, wnat: {{}}, want: {{effect: allow}}}}", "unknown member `wnat`"),
+        (f"- {{name: n, {READ}}}", "`want` is missing"),
+        (f"- {{name: n, {READ}, want: {{}}}}", "`want.effect` is missing"),
+        (f"- {{name: n, {READ}, want: {{effect: alow}}}}", "`want.effect` must be one of `allow`, `warn`"),
+        (f"- {{name: n, {READ}, want: {{effect: deny, kind: forbiden}}}}", "`want.kind` must be one of"),
+        (f"- {{name: n, {READ}, want: {{effect: deny, policy: a}}}}", "`want.policy` is not known"),
+        (f"- {{name: n, {READ}, wnat: {{}}, want: {{effect: allow}}}}", "`wnat` is not known: did you mean `want`?"),
         (
             f"- {{name: n, {READ}, session: {{label: [a]}}, want: {{effect: allow}}}}",
-            "`session`: unknown member `label`",
+            "`session.label` is not known: did you mean `labels`?",
         ),
         (f"- {{name: n, {READ}, session: {{scope: [a b]}}, want: {{effect: allow}}}}", "`session`: `scope` entry"),
-        (f"- {{name: n, {READ}, session: {{steps: -1}}, want: {{effect: allow}}}}", "`steps` must be"),
-        (f"- {{name: n, {READ}, session: {{calls: {{a/b: x}}}}, want: {{effect: allow}}}}", "`calls` must be"),
-        (f"- {{name: n, {READ}, session: {{last_minute: {{read: 1}}}}, want: {{effect: allow}}}}", "member `read`"),
-        (f"- {{name: n, {READ}, claims: {{cost: 1}}, want: {{effect: allow}}}}", "`claims`: unknown member `cost`"),
-        (f"- {{name: n, {READ}, claims: {{tokens: x}}, want: {{effect: allow}}}}", "`tokens` must be"),
+        (
+            f"- {{name: n, {READ}, session: {{steps: -1}}, want: {{effect: allow}}}}",
+            "`session.steps` must be a whole number",
+        ),
+        (
+            f"- {{name: n, {READ}, session: {{calls: {{a/b: x}}}}, want: {{effect: allow}}}}",
+            "`session.calls.a/b` must be a whole number",
+        ),
+        (
+            f"- {{name: n, {READ}, session: {{last_minute: {{read: 1}}}}, want: {{effect: allow}}}}",
+            "`session.last_minute.read` is not known: did you mean `reads`?",
+        ),
+        (f"- {{name: n, {READ}, claims: {{cost: 1}}, want: {{effect: allow}}}}", "`claims.cost` is not known"),
+        (
+            f"- {{name: n, {READ}, claims: {{tokens: x}}, want: {{effect: allow}}}}",
+            "`claims.tokens` must be a whole number",
+        ),
         (
             f"- {{name: n, {READ}, door_enforced: maybe, want: {{effect: allow}}}}",
             "`door_enforced` must be true or false",
@@ -96,15 +108,71 @@ def test_a_case_that_does_not_hold_says_what_was_wanted_and_got(want, wanted):
         ),
         (
             "- {name: n, agent: a, tool: b/c, arguments: [1], want: {effect: allow}}",
-            "`arguments` must be a JSON object",
+            "`arguments` must be an object",
         ),
-        ("- {agent: a, tool: b/c, want: {effect: allow}}", "`name` must be"),
-        ("- just text", "an object is needed here"),
+        ("- {agent: a, tool: b/c, want: {effect: allow}}", "`name` is missing"),
+        ("- just text", "the case must be an object"),
     ],
 )
 def test_what_is_misspelt_is_an_error_with_its_line(text, why):
     assert refusal("# first\n" + text).startswith("`cases/a.yaml:2`")
     assert why in refusal(text)
+
+
+APPROVAL = (
+    "agent: assistant, tool: mail/send, arguments: {to: a@example.com, text: t}, session: {labels: [untrusted_input]}"
+)
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        "not_policies: [notes.templates]",
+        "approvers: [session-owner]",
+        "obligations: []",
+        "reasons: [a person looks at mail]",
+        "reasons: [{kind: restricted, policy: mail.untrusted, engine: cedar, owasp: ASI01, text: person}, {kind: permitted}]",
+        "record: {effect: require_approval, tool: mail/send, errors: [], reasons: [{policy: mail.untrusted}]}",
+    ],
+)
+def test_each_wish_that_comes_true(want):
+    assert run(f"- {{name: n, {APPROVAL}, want: {{effect: require_approval, {want}}}}}").failures == ()
+
+
+@pytest.mark.parametrize(
+    ("want", "member", "wanted", "got"),
+    [
+        ("not_policies: [mail.untrusted]", "not_policies", "without `mail.untrusted`", "`mail.untrusted`"),
+        ("approvers: []", "approvers", "none", "`session-owner`"),
+        ("approvers: [boss, session-owner]", "approvers", "`boss`, `session-owner`", "`session-owner`"),
+        ("obligations: [redact]", "obligations", "`redact`", "none"),
+        ("obligations: [{id: redact, parameters: {a: 1}}]", "obligations", '`redact {"a":1}`', "none"),
+        ("reasons: [nobody]", "reasons", "text `nobody`", "restricted `mail.untrusted`: this session"),
+        ("reasons: [{policy: mail.untrusted, kind: forbidden}]", "reasons", "kind `forbidden`, policy", "restricted"),
+        ("error: boom", "error", "`boom`", "no error"),
+        ("record: {tool: notes/read}", "record.tool", '"notes/read"', '"mail/send"'),
+        ("record: {tol: notes/read}", "record.tol", '"notes/read"', "no such member"),
+        ("record: {reasons: []}", "record.reasons", "[]", '[{"engine":"cedar"'),
+        ("record: {reasons: [{policy: x}]}", "record.reasons.0", '{"policy":"x"}', 'not among [{"engine":"cedar"'),
+    ],
+)
+def test_each_wish_that_does_not_is_told_apart(want, member, wanted, got):
+    (failed,) = run(f"- {{name: n, {APPROVAL}, want: {{effect: require_approval, {want}}}}}").failures
+    (difference,) = failed.differences
+    assert difference.member == member
+    assert difference.wanted.startswith(wanted)
+    assert got in difference.got
+
+
+def test_what_a_policy_obliges_to_is_held_exactly():
+    both = '@obligation("{\\"id\\": \\"redact\\", \\"parameters\\": {\\"fields\\": [\\"to\\"]}}")'
+    permit = f'@id("a") {both} permit (principal, action, resource);'
+    case = f"- {{name: n, {READ}, want: {{effect: allow, obligations: %s}}}}"
+    snapshot = Snapshot.load(replace(unsafe_read_unsigned(make(permits_cedar=permit.encode()).archive), signed=True))
+    for wish, failures in {"[redact]": 0, "[{id: redact, parameters: {fields: [to]}}]": 0, "[]": 1}.items():
+        assert len(cases.run({"cases/a.yaml": (case % wish).encode()}, snapshot).failures) == failures
+    other = cases.run({"cases/a.yaml": (case % "[{id: redact, parameters: {fields: []}}]").encode()}, snapshot)
+    assert other.failures[0].differences[0].got == '`redact {"fields":["to"]}`'
 
 
 def test_a_case_goes_the_way_of_an_action():
@@ -156,7 +224,7 @@ def test_each_fact_of_the_session_reaches_the_policy():
     assert (case.time - session.opened_at).total_seconds() == 60
     assert session.calls == {"notes/read": 2}
     assert session.last_minute.totals(case.time) == (11, 2)
-    assert cases.decide(case, SNAPSHOT).effect is Effect.ALLOW
+    assert cases.judged(case, SNAPSHOT).decision.effect is Effect.ALLOW
 
 
 def test_cases_are_about_the_policies_not_about_the_signature():
