@@ -51,6 +51,12 @@ class Metrics:
         self.engine_errors = Counter(
             "exequatur_engine_errors", "Decisions with an error in their evidence.", registry=self.registry
         )
+        self.opa_down = Gauge(
+            "exequatur_opa_down",
+            "1 while a worker denies at once, since its OPA server does not answer.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.backlog = Gauge(
             "exequatur_spool_backlog",
             "Records that the ledger has not acknowledged.",

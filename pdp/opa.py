@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -34,15 +33,13 @@ from urllib3.connectionpool import HTTPConnectionPool
 from exequatur.trust.canonical import Json
 from pdp.engine.answer import AnswerError
 from pdp.engine.reading import sentence
+from pdp.opa_address import OpaAddress
 
 ANSWER_BYTES: Final = 2**20
 """The longest answer that is read."""
 
 PAUSE_S: Final = (0.1, 2.0)
 """The first and the longest pause after a failure, in seconds: with a call's 0.2 s, a tenth of the time is lost."""
-
-PATH_BYTES: Final = 100
-"""The longest path of a socket; `sockaddr_un` holds 108 bytes."""
 
 _ASKED: Final = {"provenance": "true", "strict-builtin-errors": "true"}
 _BUILTIN: Final = re.compile(r"([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*): ")
@@ -52,16 +49,6 @@ Told: TypeAlias = Callable[[bool], None]
 """Hears whether the server is being left alone."""
 
 _Work: TypeAlias = tuple["Future[Json]", Callable[[], Json]]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is: a Unix socket, or a URL with who may sign its certificate and a file with our token."""
-
-    socket: Path | None = None
-    url: str = "http://opa"
-    token_file: Path | None = None
-    roots: Path | None = None
 
 
 class Breaker:
@@ -95,7 +82,7 @@ class Breaker:
 class Connection:
     """The way to one server, for one asking thread at a time."""
 
-    def __init__(self, address: Address, *, timeout_s: float, told: Told = lambda _: None) -> None:
+    def __init__(self, address: OpaAddress, *, timeout_s: float, told: Told = lambda _: None) -> None:
         """Ask the server at `address`, each time for at most `timeout_s` seconds; connects when first asked."""
         self._client = _Client(address, timeout_s)
         self._timeout_s, self._told = timeout_s, told
@@ -104,6 +91,11 @@ class Connection:
         Thread(target=_serve, args=(self._work,), name="opa", daemon=True).start()
         weakref.finalize(self, self._work.put, None)
         told(False)
+
+    def close(self) -> None:
+        """Let go of the server; it may not be asked any more."""
+        self._work.put(None)
+        self._client.close_connection()
 
     def ask(self, rule: str, document: Mapping[str, Json]) -> Json:
         """Ask `rule` about `document`; gives the body of the answer. Raises `AnswerError`."""
@@ -133,16 +125,14 @@ class Connection:
             future.cancel()  # what was not begun, behind something that hangs, is never begun
 
     def _heard(self, *, answered: bool) -> None:
-        before = self._breaker.down
         if answered:
             self._breaker.answered()
         else:
             self._breaker.failed(time.monotonic())
-        if self._breaker.down != before:
-            self._told(self._breaker.down)
+        self._told(self._breaker.down)
 
 
-def look(address: Address, rule: str, *, timeout_s: float) -> Json:
+def look(address: OpaAddress, rule: str, *, timeout_s: float) -> Json:
     """Ask once, blocking, about nothing: for the provenance alone. Raises `AnswerError`."""
     client = _Client(address, timeout_s)
     try:
@@ -155,7 +145,7 @@ def look(address: Address, rule: str, *, timeout_s: float) -> Json:
         client.close_connection()
 
 
-def is_up(address: Address, *, timeout_s: float) -> bool:
+def is_up(address: OpaAddress, *, timeout_s: float) -> bool:
     """Tell whether a server answers, and has loaded its bundle; blocks."""
     client = _Client(address, timeout_s)
     try:
@@ -198,7 +188,7 @@ def _said(response: requests.Response | None) -> str:
 class _Client(OpaClient):  # type: ignore[misc]
     """The client, on a session of ours."""
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: OpaAddress, timeout_s: float) -> None:
         self._address = address
         url = urlsplit(address.url)
         host = url.hostname or ""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 
@@ -35,6 +35,9 @@ from pdp.rounds import Rules
 from pdp.settings import PdpSettings
 from pdp.worker import Conveyor
 
+if TYPE_CHECKING:
+    from pdp.opa import Connection
+
 log = logging.getLogger(__name__)
 
 SERVICES: Final = (decision.SERVICE, session.SERVICE)
@@ -50,7 +53,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
     if not first.done() or (snapshot := first.result()) is None:
         first.cancel()
         return
-    metrics = Metrics()
+    metrics = orders.metrics
     with ExitStack() as stack:
         store, spools = _open(settings, number)
         stack.callback(store.close)
@@ -147,7 +150,8 @@ class Orders:
     def __init__(self, settings: PdpSettings, commands: asyncio.StreamReader, tell: Tell) -> None:
         """Read orders from `commands`, and answer each by `tell`. Raises `StartError` for keys that do not load."""
         self._keys = keys_of(settings)
-        self._tenant, self._commands, self._tell = settings.tenant, commands, tell
+        self._settings, self._commands, self._tell = settings, commands, tell
+        self.metrics = Metrics()
 
     async def next(self) -> Snapshot | None:
         """Wait for the next bundle that can be served; None once the orders have ended."""
@@ -170,10 +174,27 @@ class Orders:
         """Load what was proved, as it was valid when it was proved; judging looks at the time again."""
         module = Path(order["module"]).read_bytes() if order["module"] else None
         proved_at = datetime.fromisoformat(order["proved_at"])
-        snapshot = load(Path(order["bundle"]), self._keys, now=proved_at, tenant=self._tenant, wasm_module=module)
+        snapshot = load(
+            Path(order["bundle"]),
+            self._keys,
+            now=proved_at,
+            tenant=self._settings.tenant,
+            wasm_module=module,
+            server=self._opa(order["opa"]) if order["opa"] else None,
+        )
         if snapshot.digest.hex() != order["digest"]:
             raise BundleRejected("it is not the bundle that was proved")
         return snapshot
+
+    def _opa(self, place: str) -> Connection:
+        """Have a way to the OPA server that holds the bundle; whether it answers is seen when it is asked."""
+        from pdp.opa import Connection  # noqa: PLC0415 - a third of a second, for those who use it
+
+        return Connection(
+            self._settings.opa_at(place),
+            timeout_s=self._settings.opa_timeout_ms / 1000,
+            told=lambda down: self.metrics.opa_down.set(int(down)),
+        )
 
 
 async def _obey(orders: Orders, conveyor: Conveyor, metrics: Metrics) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from exequatur.settings import Settings
 from exequatur.transport import TlsFiles, is_loopback
+from pdp.opa_address import OpaAddress
 
 
 class PdpSettings(Settings):
@@ -36,6 +38,15 @@ class PdpSettings(Settings):
     )
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spools")
     log_key: Path | None = Field(default=None, description="a file with the ledger's C2SP verifier key")
+    opa: Path | None = Field(
+        default=None, description="the program `opa`, for bundles whose Rego an OPA server judges; unset looks on PATH"
+    )
+    opa_url: str | None = Field(
+        default=None, description="an OPA server that your team runs, http(s)://HOST:PORT; unset starts one"
+    )
+    opa_token: Path | None = Field(default=None, description="a file with our token for that server, read each time")
+    opa_roots: Path | None = Field(default=None, description="the roots that sign that server's certificate, PEM")
+    opa_timeout_ms: int = Field(default=200, ge=1, le=10_000, description="how long an OPA server may take to answer")
     reservation_ttl_s: int = Field(
         default=600, gt=0, le=86_400, description="after how long what is never settled is charged"
     )
@@ -59,6 +70,33 @@ class PdpSettings(Settings):
         elif not all(files):
             raise ValueError("give tls_certificate, tls_key and tls_roots")
         return self
+
+    @model_validator(mode="after")
+    def _opa_proved_or_near(self) -> Self:
+        if self.opa_url is None:
+            if self.opa_token or self.opa_roots:
+                raise ValueError("opa_token and opa_roots are for the server that opa_url names")
+            return self
+        try:
+            url = urlsplit(self.opa_url)
+            place = f"{url.hostname}:{url.port}"
+        except ValueError:
+            raise ValueError("opa_url must be http(s)://HOST:PORT") from None
+        if url.scheme not in ("http", "https") or not url.hostname or url.port is None or url.path.strip("/"):
+            raise ValueError("opa_url must be http(s)://HOST:PORT")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("opa_url must be http(s)://HOST:PORT: a token has a file, opa_token")
+        if url.scheme == "http" and not is_loopback(place):
+            raise ValueError("opa_url must begin with https:// unless it is on loopback")
+        if (url.scheme == "https") != (self.opa_roots is not None):
+            raise ValueError("give opa_roots with an opa_url that begins with https://, and only then")
+        return self
+
+    def opa_at(self, socket: str) -> OpaAddress:
+        """Give the OPA server to ask: the team's, or ours on `socket`."""
+        if self.opa_url is None:
+            return OpaAddress(socket=Path(socket))
+        return OpaAddress(url=self.opa_url, token_file=self.opa_token, roots=self.opa_roots)
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -15,17 +15,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from exequatur.daemon import Ready
 from exequatur.trust.bundle import Floor
 from exequatur.trust.keys import BundleKeys
+from pdp.bundle.build import OpaError, find_opa
 from pdp.bundle.loader import BundleRejected, NotProved, Proven, keep, prove
 from pdp.bundle.source import Source
 from pdp.control.store import Store, StoreError
+from pdp.engine.opa import entrypoint_of
+from pdp.engine.reading import PolicyError
+from pdp.opa_server import NotReadyError, OpaServers, check
 from pdp.settings import PdpSettings
 
 log = logging.getLogger(__name__)
@@ -48,13 +53,17 @@ LINE_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What workers are told to serve: paths of our copies, the digest in hex, and when it was proved, RFC 3339."""
+    """What workers are told to serve: paths of our copies, the digest in hex, and when it was proved, RFC 3339.
+
+    `opa` is where the bundle's OPA server is, a socket's path or the team's URL; empty for a bundle without.
+    """
 
     bundle: str
     module: str
     digest: str
     sequence: int
     proved_at: str
+    opa: str = ""
 
 
 class Worker:
@@ -74,6 +83,8 @@ class Worker:
         self._ready, self._environ, self._gone = ready, environ, gone
         self._process: asyncio.subprocess.Process | None = None
         self._serving: Serving | None = None
+        self.loaded = ""
+        """The digest of what it serves in this life, in hex; empty until it says so."""
         self._stopping = False
 
     async def run(self) -> None:
@@ -112,6 +123,7 @@ class Worker:
 
     async def _live(self) -> int:
         """Live one life; returns the exit code."""
+        self.loaded = ""
         process = self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "exequatur", "pdp", "worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -145,6 +157,7 @@ class Worker:
                 self._ready.release(self.name)
                 log.info("%s serves on %s", self.name, address)
             case {"loaded": str(digest), "sequence": int(sequence)}:
+                self.loaded = digest
                 log.info("%s serves bundle %s, sequence %d", self.name, digest[:12], sequence)
             case {"refused": str(reason)}:
                 log.error("%s refused a proved bundle: %s", self.name, reason)
@@ -157,35 +170,80 @@ async def watch(
 ) -> None:
     """Look for a newer bundle each second; what is proved is told to the workers."""
     source = Source(settings.bundle, keys, tenant=settings.tenant)
-    serving = b""
-    while True:
-        try:
-            proven, now = await _look(settings, keys, store, source, serving)
-            if proven is not None:
-                order = _keep(proven, settings.state / "serving", now)
-                if proven.bundle.signed:
-                    store.raise_floor(settings.tenant, Floor(proven.sequence, proven.digest))
-                for worker in crew:
-                    worker.serve(order)
-                ready.release("first bundle")
-                serving = proven.digest
-        except (OSError, StoreError) as error:
-            log.error("no new bundle can be served: %s", error)  # noqa: TRY400  the sentence says it all
-        await asyncio.sleep(LOOK_S)
+    serving, waiting, said = b"", None, ""
+    async with OpaServers(settings.state / "serving") as servers:
+        while True:
+            try:
+                proven, now = await _look(settings, keys, store, source, serving=serving, waiting=waiting)
+                if proven is not None:
+                    waiting = proven
+                    place = await _opa(settings, proven, servers)
+                    order = replace(_keep(proven, settings.state / "serving", now), opa=place)
+                    if proven.bundle.signed:
+                        store.raise_floor(settings.tenant, Floor(proven.sequence, proven.digest))
+                    for worker in crew:
+                        worker.serve(order)
+                    ready.release("first bundle")
+                    serving, waiting, said = proven.digest, None, ""
+                # Those in no worker's hands but the newest's: one that starts again is told the newest.
+                await servers.retire({serving.hex(), *(worker.loaded for worker in crew)})
+            except (OSError, StoreError, NotReadyError) as error:
+                if str(error) != said:
+                    log.error("no new bundle can be served: %s", error)  # noqa: TRY400  the sentence says it all
+                said = str(error)
+            await asyncio.sleep(LOOK_S)
+
+
+async def _opa(settings: PdpSettings, proven: Proven, servers: OpaServers) -> str:
+    """See that an OPA server has the bundle, where it needs one, and say where. Raises `NotReadyError`."""
+    rule = entrypoint_of(proven.bundle.files)
+    if not rule:
+        return ""
+    if settings.opa_url is not None:
+        await check(settings.opa_at(""), rule, proven.bundle.revision)
+        return settings.opa_url
+    program = await asyncio.to_thread(_program, settings)
+    digest, files = proven.digest.hex(), proven.bundle.files
+    return str(await servers.hold(digest, files, program, rule, proven.bundle.revision))
+
+
+def _program(settings: PdpSettings) -> Path:
+    """Find `opa`. Raises `NotReadyError`."""
+    try:
+        found = settings.opa or find_opa(os.environ)
+    except OpaError as error:
+        raise NotReadyError(str(error)) from None
+    if found is None:
+        raise NotReadyError("the engine `opa` needs the program `opa`: put it on the PATH, or name it with `opa`")
+    return found
 
 
 async def _look(
-    settings: PdpSettings, keys: BundleKeys | None, store: Store, source: Source, serving: bytes
+    settings: PdpSettings,
+    keys: BundleKeys | None,
+    store: Store,
+    source: Source,
+    *,
+    serving: bytes,
+    waiting: Proven | None,
 ) -> tuple[Proven | None, datetime]:
-    """Look once, and prove what was found; says when it was valid."""
+    """Look once, and prove what was found, unless it is `waiting`, proved already; says when it was valid."""
     now, floor = datetime.now(UTC), store.floor(settings.tenant)
     look = await asyncio.to_thread(source.look, now=now, floor=floor, serving=serving)
     for fault in look.faults:
         log.error("a bundle is refused: %s", fault)
     if look.found is None:
         return None, now
+    if waiting is not None and look.found.bundle.digest == waiting.digest:
+        return waiting, now
     try:
-        return await asyncio.to_thread(prove, look.found.data, keys, now=now, tenant=settings.tenant, floor=floor), now
+        program = _program(settings) if entrypoint_of(look.found.bundle.files) else None
+        proving = partial(prove, now=now, tenant=settings.tenant, floor=floor, opa_binary=program)
+        return await asyncio.to_thread(proving, look.found.data, keys), now
+    except PolicyError as error:
+        source.refuse(look.found.bundle.digest)
+        log.error("a bundle is refused: `%s`: %s", look.found.path.name, error)  # noqa: TRY400
+        return None, now
     except BundleRejected as error:
         if not isinstance(error, NotProved):
             source.refuse(look.found.bundle.digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,10 @@ from exequatur.cli.console import Exit, fail
 from exequatur.trust.canonical import JsonError, canonical, parse
 from exequatur.trust.errors import TrustError
 from pdp.bundle import cases
-from pdp.bundle.loader import BundleRejected, load
-from pdp.bundle.source import read_keys
+from pdp.bundle.build import OpaError, find_opa
+from pdp.bundle.loader import standing
+from pdp.bundle.source import open_bundle, read_archive_file, read_keys
+from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import PolicyError
 from pdp.judge import judge
 from pdp.model import Decision
@@ -33,14 +36,17 @@ def judge_here(
         ring = None if keys is None else read_keys(keys)
     except TrustError as error:
         fail(f"`--keys {keys}`: {error}", Exit.CONFIG)
+    run = _run(session_file, action.session or SESSION)
     try:
-        snapshot = load(bundle, ring, now=now, tenant=tenant)
-    except BundleRejected as error:
+        verified = open_bundle(read_archive_file(bundle), ring, now=now, tenant=tenant)
+        opa = find_opa(os.environ) if entrypoint_of(verified.files) else None
+        with standing(verified, opa) as snapshot:
+            session = cases.session_of(run, action, snapshot, now)
+            begun = time.perf_counter_ns()
+            decision = judge(action, session, snapshot, enforcer=session.enforcer, now=now, decision_id="").decision
+            return decision_value(_as_told(decision, (time.perf_counter_ns() - begun) // 1000))
+    except (TrustError, PolicyError, OpaError) as error:
         fail(f"`{bundle}`: {error}", Exit.CONFIG)
-    session = cases.session_of(_run(session_file, action.session or SESSION), action, snapshot, now)
-    begun = time.perf_counter_ns()
-    decision = judge(action, session, snapshot, enforcer=session.enforcer, now=now, decision_id="").decision
-    return decision_value(_as_told(decision, (time.perf_counter_ns() - begun) // 1000))
 
 
 def _run(path: Path | None, session_id: str) -> cases.Run:

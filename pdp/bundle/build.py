@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -24,12 +25,14 @@ from exequatur.trust.bundle import MANIFEST, SIGNATURES, VerifiedBundle, unsafe_
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
 from pdp.bundle import cases
+from pdp.bundle.loader import standing
 from pdp.engine import cedar, inventory, manifest, rego
+from pdp.engine import opa as opa_engine
 from pdp.engine.inventory import Agents
 from pdp.engine.manifest import Manifest
 from pdp.engine.reading import BUNDLE_JSON, PolicyError
 from pdp.engine.schema import cedar_schema
-from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE, Snapshot
+from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE
 
 OPA_SOURCE: Final = "github.com/open-policy-agent/opa@v1.22.0"
 OPA_SECONDS: Final = 120
@@ -87,12 +90,16 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
     for spec in settings.engines:
         if spec.engine == rego.ENGINE:
             files[rego.FILE] = compile_rego(files, spec.entrypoint, opa)
+        elif spec.engine == opa_engine.ENGINE:
+            check_rego(files, spec.entrypoint, opa)
         else:
             files[cedar.SCHEMA_FILE] = _schema(files).encode()
+    if opa_engine.entrypoint_of(files):
+        files[MANIFEST] = _with_revision(files)
     archive, bundle = _pack(files)
     # Whether it is signed is not known yet; its cases are about the policies.
-    snapshot = Snapshot.load(replace(bundle, signed=True))
-    return Built(files, archive, cases.run(files, snapshot))
+    with standing(replace(bundle, signed=True), opa) as snapshot:
+        return Built(files, archive, cases.run(files, snapshot))
 
 
 def check_built(files: Mapping[str, bytes], opa: Path | None) -> cases.Results:
@@ -126,27 +133,47 @@ def find_opa(environ: Mapping[str, str]) -> Path | None:
 
 def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) -> bytes:
     """Compile all `*.rego` to WebAssembly. Raises `PolicyError` with file and line, and `OpaError`."""
-    given = {name: data for name, data in files.items() if name.endswith(".rego") or name in (DATA_FILE, MANIFEST)}
-    if not any(name.endswith(".rego") for name in given):
-        raise PolicyError(f"no `*.rego` file: add one, or take the engine `rego` out of `{manifest.FILE}`")
-    if opa is None:
-        raise OpaError(f"`opa` is needed to compile Rego: `go install {OPA_SOURCE}`, or name it with `EXEQUATUR_OPA`")
-    with tempfile.TemporaryDirectory(prefix="exequatur-build-") as name:
-        folder = Path(name)
-        for file, data in given.items():
-            path = folder / "in" / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+    with _rego_folder(files, opa) as (folder, program):
         # The module embeds the path that it is given: `.` is the same everywhere.
         command = ["build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
-        done = _run(opa, command, folder / "in")
+        done = _run(program, command, folder)
         if done.returncode != 0:
             raise _rego_error(done.stdout + done.stderr)
-        with tarfile.open(folder / "out.tar.gz") as archive:
+        with tarfile.open(folder.parent / "out.tar.gz") as archive:
             member = archive.extractfile(f"/{rego.FILE}")
             if member is None:
                 raise OpaError(f"`opa build` made no `{rego.FILE}`")
             return member.read()
+
+
+def check_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) -> None:
+    """See that an OPA server can judge by all `*.rego`. Raises `PolicyError` with file and line, and `OpaError`."""
+    with _rego_folder(files, opa) as (folder, program):
+        # `check` does not know entry points, and `build` is not strict.
+        for command in (
+            ["check", "--strict", "-b", "."],
+            ["build", "-t", "plan", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."],
+        ):
+            done = _run(program, command, folder)
+            if done.returncode != 0:
+                raise _rego_error(done.stdout + done.stderr)
+
+
+@contextmanager
+def _rego_folder(files: Mapping[str, bytes], opa: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Lay out what OPA reads in a temporary folder; gives that and `opa`. Raises `PolicyError` and `OpaError`."""
+    given = {name: data for name, data in files.items() if name.endswith(".rego") or name in (DATA_FILE, MANIFEST)}
+    if not any(name.endswith(".rego") for name in given):
+        raise PolicyError(f"no `*.rego` file: add one, or take its engine out of `{manifest.FILE}`")
+    if opa is None:
+        raise OpaError(f"`opa` is needed to compile Rego: `go install {OPA_SOURCE}`, or name it with `EXEQUATUR_OPA`")
+    with tempfile.TemporaryDirectory(prefix="exequatur-build-") as name:
+        folder = Path(name) / "in"
+        for file, data in given.items():
+            path = folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        yield folder, opa
 
 
 def _run(opa: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -210,7 +237,17 @@ def _manifest(data: bytes | None) -> bytes:
         raise PolicyError(f"`{MANIFEST}`: an object is needed here")
     whole: dict[str, Json] = {"roots": [""], "rego_version": 1, **given}
     whole.pop("wasm", None)
-    return (json.dumps(whole, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+    return _written(whole)
+
+
+def _with_revision(files: Mapping[str, bytes]) -> bytes:
+    """Give OPA's manifest with the revision by which a server's answers are known."""
+    about: dict[str, Json] = json.loads(files[MANIFEST])
+    return _written({**about, "revision": opa_engine.revision_of(files)})
+
+
+def _written(about: Mapping[str, Json]) -> bytes:
+    return (json.dumps(about, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def _schema(files: Mapping[str, bytes]) -> str:

@@ -14,19 +14,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from exequatur.trust.archive import LIMITS
 from exequatur.trust.bundle import Floor, VerifiedBundle, unsafe_read_unsigned
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys
+from pdp import opa_server
 from pdp.bundle import cases
 from pdp.bundle.source import open_bundle, read_archive_file
-from pdp.engine import rego
+from pdp.engine import opa, rego
 from pdp.engine.reading import PolicyError, sentence
 from pdp.engine.snapshot import Snapshot
 
@@ -83,6 +86,9 @@ class Kept:
 
 PROOF_LIMITS: Final = ProofLimits()
 
+CASE_S: Final = 5.0
+"""How long the OPA server may take over one case, in seconds: a machine that builds may have other work."""
+
 
 def prove(
     data: bytes,
@@ -92,16 +98,18 @@ def prove(
     tenant: str = "default",
     floor: Floor | None = None,
     limits: ProofLimits = PROOF_LIMITS,
+    opa_binary: Path | None = None,
 ) -> Proven:
     """Verify an archive, then compile it and run its cases in a child process; blocks for a second, or the limit.
 
-    `keys` None takes what nobody signed. Raises `BundleRejected`.
+    `keys` None takes what nobody signed; `opa_binary` is needed where the bundle lists the engine `opa`. Raises
+    `BundleRejected`.
     """
     try:
         bundle = open_bundle(data, keys, now=now, tenant=tenant, floor=floor)
     except TrustError as error:
         raise BundleRejected(str(error)) from None
-    header, module = _ask_child(data, limits)
+    header, module = _ask_child(data, limits, opa_binary)
     match header:
         case {"rejected": str(reason)}:
             raise BundleRejected(reason)
@@ -131,27 +139,53 @@ def load(
     tenant: str = "default",
     floor: Floor | None = None,
     wasm_module: bytes | None = None,
+    server: opa.Server | None = None,
 ) -> Snapshot:
     """Read, verify and compile a bundle that was proved before. Raises `BundleRejected`."""
     try:
         bundle = open_bundle(read_archive_file(path), keys, now=now, tenant=tenant, floor=floor)
-        return Snapshot.load(bundle, wasm_module=wasm_module)
+        return Snapshot.load(bundle, wasm_module=wasm_module, server=server)
     except (TrustError, PolicyError) as error:
         raise BundleRejected(str(error)) from None
+
+
+@contextmanager
+def standing(
+    bundle: VerifiedBundle, opa_binary: Path | None, *, wasm_module: bytes | None = None
+) -> Iterator[Snapshot]:
+    """Compile a bundle to be tried here; one that lists the engine `opa` has a server while the context lasts.
+
+    Raises `PolicyError`, also when it needs `opa` and there is none.
+    """
+    if not opa.entrypoint_of(bundle.files):
+        yield Snapshot.load(bundle, wasm_module=wasm_module)
+        return
+    if opa_binary is None:
+        raise PolicyError("the engine `opa` needs the program `opa`, which is not here: `EXEQUATUR_OPA` names it")
+    opa.check_revision(bundle.files)
+    from pdp.opa import Connection  # noqa: PLC0415 - a third of a second, for those who use it
+
+    with opa_server.temporary(bundle.files, opa_binary) as address:
+        connection = Connection(address, timeout_s=CASE_S)
+        try:
+            yield Snapshot.load(bundle, wasm_module=wasm_module, server=connection)
+        finally:
+            connection.close()
 
 
 def prove_main(argv: Sequence[str]) -> int:
     """Be the child: read an archive from standard input, answer with a line of JSON and the compiled module.
 
-    `argv` holds the limits: CPU seconds and bytes of memory.
+    `argv` holds the limits, CPU seconds and bytes of memory, and the path of `opa` or nothing.
     """
     # Native libraries may write to standard output; the answer has a way of its own.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    cpu_s, memory_bytes = (int(text) for text in argv)
-    _limit(cpu_s, memory_bytes)
+    cpu_s, memory_bytes, opa_binary = int(argv[0]), int(argv[1]), Path(argv[2]) if argv[2:] else None
+    # Only a server has to be given a file.
+    _limit(cpu_s, memory_bytes, LIMITS.unpacked_bytes if opa_binary else 0)
     try:
-        header, module = _prove_here(sys.stdin.buffer.read())
+        header, module = _prove_here(sys.stdin.buffer.read(), opa_binary)
     except (PolicyError, TrustError) as error:
         header, module = {"rejected": str(error)}, b""
     except (MemoryError, RecursionError):
@@ -161,37 +195,41 @@ def prove_main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prove_here(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _prove_here(data: bytes, opa_binary: Path | None) -> tuple[dict[str, Any], bytes]:
     # Whether and for whom it is signed, the parent has seen; here it is about what is inside.
     bundle = replace(unsafe_read_unsigned(data), signed=True)
     wasm = bundle.files.get(rego.FILE)
     module = rego.compile_module(wasm) if wasm is not None else b""
-    snapshot = Snapshot.load(bundle, wasm_module=module or None)
-    results = cases.run(bundle.files, snapshot)
+    with standing(bundle, opa_binary, wasm_module=module or None) as snapshot:
+        results = cases.run(bundle.files, snapshot)
     if results.failures:
         count = f"{len(results.failures)} of {results.total} cases failed: "
         return {"rejected": count + str(results.failures[0])}, b""
     return {"cases": results.total}, module
 
 
-def _limit(cpu_s: int, memory_bytes: int) -> None:
+def _limit(cpu_s: int, memory_bytes: int, file_bytes: int = 0) -> None:
     """Bound this process. Address space is left alone: wasmtime reserves gigabytes that it never touches."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # first a signal that says why, then one that is sure
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def _ask_child(data: bytes, limits: ProofLimits) -> tuple[Json, bytes]:
+def _ask_child(data: bytes, limits: ProofLimits, opa_binary: Path | None) -> tuple[Json, bytes]:
     """Run the child, and give its line of JSON and what follows it."""
-    command = [sys.executable, "-I", "-m", "exequatur", "pdp", "prove", str(limits.cpu_s), str(limits.memory_bytes)]
+    child = [sys.executable, "-I", "-m", "exequatur", "pdp", "prove"]
+    command = [*child, str(limits.cpu_s), str(limits.memory_bytes), *([] if opa_binary is None else [str(opa_binary)])]
     # What others have put into our environment is none of the bundle's business.
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     try:
-        done = subprocess.run(
-            command, input=data, capture_output=True, timeout=limits.wall_s, env=environment, check=False
-        )
+        # What it leaves behind when it is killed is in a folder of ours.
+        with tempfile.TemporaryDirectory(prefix="exequatur-proof-") as folder:
+            environment["TMPDIR"] = folder
+            done = subprocess.run(
+                command, input=data, capture_output=True, timeout=limits.wall_s, env=environment, check=False
+            )
     except subprocess.TimeoutExpired:
         raise NotProved(f"it was not proved within {limits.wall_s:g} s") from None
     except OSError as error:

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -29,6 +30,8 @@ from pdp.engine.reading import BUNDLE_JSON, PolicyError
 from pdp.model import Verdict
 
 ENGINE: Final = "opa"
+
+_DIGEST: Final = re.compile(r"(^|@)sha256:[0-9a-f]{64}$")
 
 
 class Server(Protocol):
@@ -83,13 +86,18 @@ def entrypoint_of(files: Mapping[str, bytes]) -> str:
 
 
 def revision_of(files: Mapping[str, bytes]) -> str:
-    """Compute the revision of a bundle from all that is in it but its signature, and the revision itself."""
+    """Compute the revision of a bundle: its author's own, and a digest of all that is in it but its signature.
+
+    As `1.4@sha256:…`, or `sha256:…` where the author gave none. A digest that stands there already is left out.
+    """
     about = _manifest(files)
-    about.pop("revision", None)
-    whole = {**files, MANIFEST: canonical(about)}
+    given = about.get("revision", "")
+    author = _DIGEST.sub("", given) if isinstance(given, str) else ""
+    whole = {**files, MANIFEST: canonical({**about, "revision": author})}
     whole.pop(SIGNATURES, None)
     hashes: dict[str, Json] = {name: sha256(data).hexdigest() for name, data in whole.items()}
-    return "sha256:" + sha256(canonical(hashes)).hexdigest()
+    digest = f"sha256:{sha256(canonical(hashes)).hexdigest()}"
+    return f"{author}@{digest}" if author else digest
 
 
 def check_revision(files: Mapping[str, bytes]) -> str:

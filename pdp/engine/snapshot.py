@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from exequatur.registry import Registry, RegistryError
 from exequatur.trust.bundle import VerifiedBundle
 from exequatur.trust.canonical import Json, JsonError, parse
-from pdp.engine import cedar, inventory, manifest, rego
+from pdp.engine import cedar, inventory, manifest, opa, rego
 from pdp.engine.combine import combine, refusal
 from pdp.engine.document import Facts
 from pdp.engine.inventory import Agents, Limits
@@ -29,7 +29,7 @@ DATA_FILE: Final = "data.json"
 _UNSIGNED: Final = Reason(
     ReasonKind.RESTRICTED, "unsafe: this policy is not signed, and nobody vouches for it", policy="unsafe-unsigned"
 )
-_SOURCES: Final = {"cedar": (".cedar",), "rego": (".rego", ".wasm")}
+_READERS: Final = {".cedar": ("cedar",), ".rego": ("rego", "opa"), ".wasm": ("rego",)}
 
 
 class Engine(Protocol):
@@ -57,11 +57,13 @@ class Snapshot:
     engines: tuple[tuple[EngineSpec, Engine], ...]
 
     @classmethod
-    def load(cls, bundle: VerifiedBundle, *, wasm_module: bytes | None = None) -> Snapshot:
+    def load(
+        cls, bundle: VerifiedBundle, *, wasm_module: bytes | None = None, server: opa.Server | None = None
+    ) -> Snapshot:
         """Compile a bundle.
 
-        `wasm_module` is what `rego.compile_module` made of its `policy.wasm` on this machine. Raises `PolicyError`,
-        with file and line where there is one.
+        `wasm_module` is what `rego.compile_module` made of its `policy.wasm` on this machine; `server` holds the
+        bundle, where its settings list the engine `opa`. Raises `PolicyError`, with file and line where there is one.
         """
         files = bundle.files
         settings = Manifest.parse(_file(files, manifest.FILE))
@@ -83,7 +85,12 @@ class Snapshot:
             agents=agents,
             limits=Limits.parse(files.get(inventory.LIMITS_FILE)),
             manifest=settings,
-            engines=tuple((spec, _load(spec, files, registry, agents, wasm_module)) for spec in settings.engines),
+            engines=tuple(
+                (spec, _opa(spec, files, server))
+                if spec.engine == opa.ENGINE
+                else (spec, _load(spec, files, registry, agents, wasm_module))
+                for spec in settings.engines
+            ),
         )
 
     def judge(self, facts: Facts) -> Verdict:
@@ -114,6 +121,13 @@ def _load(
     return rego.RegoEngine.load(_file(files, rego.FILE), _data(files), spec.entrypoint, wasm_module, role=spec.role)
 
 
+def _opa(spec: EngineSpec, files: Mapping[str, bytes], server: opa.Server | None) -> Engine:
+    revision = opa.check_revision(files)
+    if server is None:
+        raise PolicyError(f"`{manifest.FILE}`: the engine `opa` judges by an OPA server, and there is none here")
+    return opa.OpaEngine(server, revision, spec.entrypoint, role=spec.role)
+
+
 def _file(files: Mapping[str, bytes], name: str) -> bytes:
     if name not in files:
         raise PolicyError(f"`{name}` is not in the bundle: add it, or build the bundle again")
@@ -133,9 +147,9 @@ def _data(files: Mapping[str, bytes]) -> Json:
 def _check_sources(files: Mapping[str, bytes], settings: Manifest) -> None:
     """Raise `PolicyError` for policy in a language that no engine of the manifest reads."""
     listed = {spec.engine for spec in settings.engines}
-    for engine, endings in _SOURCES.items():
-        unread = sorted(name for name in files if name.endswith(endings))
-        if unread and engine not in listed:
+    for ending, readers in _READERS.items():
+        unread = sorted(name for name in files if name.endswith(ending))
+        if unread and listed.isdisjoint(readers):
             raise PolicyError(
-                f"`{unread[0]}`: no engine in `{manifest.FILE}` reads it: list `{engine}`, or take it out"
+                f"`{unread[0]}`: no engine in `{manifest.FILE}` reads it: list `{readers[0]}`, or take it out"
             )
