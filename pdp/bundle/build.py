@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from exequatur.registry import Registry, RegistryError
 from exequatur.trust.archive import LIMITS, BundleLimits, write_archive
@@ -44,6 +44,10 @@ _VERSION: Final = re.compile(r"^Version: (?P<text>(?P<major>\d+)\.\S+)", re.MULT
 
 class OpaError(Exception):
     """`opa` is missing, too old, or does not run: whoever builds must get it."""
+
+
+Compiler: TypeAlias = Callable[[Mapping[str, bytes], str, Path | None], bytes]
+"""What makes `policy.wasm` of files and an entry point: `compile_rego`, or what remembers its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,19 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
 
     Raises `PolicyError` with file and line where there is one, and `OpaError`. Cases that fail are in the results.
     """
+    archive, bundle = assemble(sources, opa)
+    with standing(bundle, opa) as snapshot:
+        return Built(bundle.files, archive, cases.run(bundle.files, snapshot))
+
+
+def assemble(
+    sources: Mapping[str, bytes], opa: Path | None, compiler: Compiler | None = None
+) -> tuple[bytes, VerifiedBundle]:
+    """Compile a bundle without running its cases: its archive, and what a reader sees in it, taken as signed.
+
+    Whether it is signed is not known yet; its cases are about the policies. `compiler` stands in for `compile_rego`.
+    Raises as `build`.
+    """
     files = {name: data for name, data in sources.items() if name not in (*GENERATED, SIGNATURES)}
     settings = Manifest.parse(_file(files, manifest.FILE))
     nested = sorted(name for name in files if name.endswith("/" + DATA_FILE))
@@ -89,7 +106,7 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
     _pack(files)  # what no bundle may hold is said before the compilers say it in their way
     for spec in settings.engines:
         if spec.engine == rego.ENGINE:
-            files[rego.FILE] = compile_rego(files, spec.entrypoint, opa)
+            files[rego.FILE] = (compiler or compile_rego)(files, spec.entrypoint, opa)
         elif spec.engine == opa_engine.ENGINE:
             check_rego(files, spec.entrypoint, opa)
         else:
@@ -97,9 +114,7 @@ def build(sources: Mapping[str, bytes], opa: Path | None) -> Built:
     if opa_engine.entrypoint_of(files):
         files[MANIFEST] = _with_revision(files)
     archive, bundle = _pack(files)
-    # Whether it is signed is not known yet; its cases are about the policies.
-    with standing(replace(bundle, signed=True), opa) as snapshot:
-        return Built(files, archive, cases.run(files, snapshot))
+    return archive, replace(bundle, files=files, signed=True)
 
 
 def check_built(files: Mapping[str, bytes], opa: Path | None) -> cases.Results:
@@ -133,10 +148,10 @@ def find_opa(environ: Mapping[str, str]) -> Path | None:
 
 def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) -> bytes:
     """Compile all `*.rego` to WebAssembly. Raises `PolicyError` with file and line, and `OpaError`."""
-    with _rego_folder(files, opa) as (folder, program):
+    with rego_folder(files, opa) as (folder, program):
         # The module embeds the path that it is given: `.` is the same everywhere.
         command = ["build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
-        done = _run(program, command, folder)
+        done = run_opa(program, command, folder)
         if done.returncode != 0:
             raise _rego_error(done.stdout + done.stderr)
         with tarfile.open(folder.parent / "out.tar.gz") as archive:
@@ -148,19 +163,19 @@ def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) 
 
 def check_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) -> None:
     """See that an OPA server can judge by all `*.rego`. Raises `PolicyError` with file and line, and `OpaError`."""
-    with _rego_folder(files, opa) as (folder, program):
+    with rego_folder(files, opa) as (folder, program):
         # `check` does not know entry points, and `build` is not strict.
         for command in (
             ["check", "--strict", "-b", "."],
             ["build", "-t", "plan", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."],
         ):
-            done = _run(program, command, folder)
+            done = run_opa(program, command, folder)
             if done.returncode != 0:
                 raise _rego_error(done.stdout + done.stderr)
 
 
 @contextmanager
-def _rego_folder(files: Mapping[str, bytes], opa: Path | None) -> Iterator[tuple[Path, Path]]:
+def rego_folder(files: Mapping[str, bytes], opa: Path | None) -> Iterator[tuple[Path, Path]]:
     """Lay out what OPA reads in a temporary folder; gives that and `opa`. Raises `PolicyError` and `OpaError`."""
     given = {name: data for name, data in files.items() if name.endswith(".rego") or name in (DATA_FILE, MANIFEST)}
     if not any(name.endswith(".rego") for name in given):
@@ -176,7 +191,8 @@ def _rego_folder(files: Mapping[str, bytes], opa: Path | None) -> Iterator[tuple
         yield folder, opa
 
 
-def _run(opa: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_opa(opa: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `opa` in a folder, without an environment. Raises `OpaError` if it does not run, or does not end."""
     try:
         return subprocess.run(
             [str(opa), *arguments],
@@ -211,7 +227,7 @@ def _cached_opa(environ: Mapping[str, str]) -> Path | None:
 
 
 def _check_version(opa: Path) -> None:
-    version = _VERSION.search(_run(opa, ["version"], Path(tempfile.gettempdir())).stdout)
+    version = _VERSION.search(run_opa(opa, ["version"], Path(tempfile.gettempdir())).stdout)
     if version is None:
         raise OpaError(f"`{opa}` does not say its version: is it `opa`?")
     if int(version["major"]) < 1:

@@ -71,7 +71,9 @@ def _parts(document: Document) -> tuple[dict[str, Json], list[dict[str, Json]], 
 
 def _said(fault: schemas.Fault) -> str:
     """Say what is wrong, with the members of the case alone: whoever reads it has the line of the case."""
-    members = re.sub(r"^(/cases)?/\d+(/|$)|^/", "", fault.pointer).replace("/", ".").replace("~1", "/").replace("~0", "~")
+    members = (
+        re.sub(r"^(/cases)?/\d+(/|$)|^/", "", fault.pointer).replace("/", ".").replace("~1", "/").replace("~0", "~")
+    )
     return f"{quoted(members) if members else 'the case'} {fault.wanted}" if fault.pointer else str(fault)
 
 
