@@ -25,7 +25,7 @@ _CLAIMS: Final = {"sequence": "sequence", "exp": "expires_at", "nbf": "not_befor
 def contents(files: Mapping[str, bytes]) -> dict[str, Any]:
     """List files with their hashes, engines, tools, agents, Cedar policies and cases; raises `PolicyError`."""
     settings = Manifest.parse(files[manifest.FILE]) if manifest.FILE in files else None
-    policies = read_statements({name: data for name, data in files.items() if name.endswith(".cedar")})
+    policies = read_statements(files)
     return {
         "name": settings.name if settings else "",
         "engines": [

@@ -4,8 +4,9 @@ Rules:
 - Everything is parsed once a snapshot: a decision parses its own request and nothing else.
 - The schema is given everywhere: to the policies, to the entities (without it an action is in no group, and a forbid on
   a group never fires) and to the request (so that no argument becomes an entity).
-- A tool's *slice* is every policy whose scope can match it, and a decision builds only the facts that its slice can
-  read: the cost grows neither with the other policies nor with the document. Policies are *checked* against all of it.
+- An action is put to its *slice* (`pdp/engine/slices.py`), and a decision builds only the facts that policies of its
+  tool can read: the cost grows neither with the other policies nor with the document. Policies are *checked* against
+  all of it.
 - Permits and plain forbids are one set and must say Allow. Soft forbids are evaluated apart, and only tighten.
 - Cedar skips a policy that errors, a forbid too. Here any error is a denial that names the policy.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,10 +27,10 @@ from exequatur.registry import Registry, Tool
 from pdp.engine.combine import refusal
 from pdp.engine.document import Facts, cedar_context, held
 from pdp.engine.inventory import Agent, Agents
+from pdp.engine.links import link_error
 from pdp.engine.reading import PolicyError, sentence
 from pdp.engine.schema import (
     AGENT,
-    GROUPS,
     Member,
     RecordOf,
     call_schema,
@@ -38,6 +39,7 @@ from pdp.engine.schema import (
     input_type,
     resource_types,
 )
+from pdp.engine.slices import Policies, Slices, joined
 from pdp.engine.statements import ALL, Statement, read_statements
 from pdp.model import Effect, Reason, ReasonKind, Verdict
 
@@ -45,7 +47,6 @@ ENGINE: Final = "cedar"
 SCHEMA_FILE: Final = "schema.cedarschema"
 
 _POSITION: Final = re.compile(r"\bpolicy(\d+)\b")
-_EQUALS_GROUP: Final = re.compile(rf'==\s*Action\s*::\s*"({"|".join(GROUPS)})"')
 # Cedar's messages hold values of the request; evidence says what kind of failure it was.
 _FAILURES: Final = {
     "does not have the attribute": "it reads an attribute that is not there",
@@ -57,25 +58,10 @@ _FAILURES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Policies:
-    """Some statements as a parsed set. Cedar calls them `policy0`, `policy1`, … by their position."""
-
-    statements: tuple[Statement, ...]
-    parsed: cedarpy.PolicySet
-
-    @classmethod
-    def of(cls, statements: Iterable[Statement]) -> _Policies:
-        kept = tuple(statements)
-        return cls(kept, cedarpy.PolicySet.from_str(_joined(kept)))
-
-
-@dataclass(frozen=True, slots=True)
 class _Prepared:
     """What is known about a tool before it is called. `schema` is of its calls alone; `agents` fills as they call."""
 
     action: Mapping[str, str]
-    hard: _Policies
-    soft: _Policies
     schema: cedarpy.Schema
     agent: RecordOf
     resource: RecordOf
@@ -95,20 +81,21 @@ class Question:
     """The resource as an entity: its `uid`, `attrs` and `parents`."""
     entities: cedarpy.Entities
     schema: cedarpy.Schema
-    hard: _Policies
-    soft: _Policies
+    hard: Policies
+    soft: Policies
 
 
 class CedarEngine:
     """One bundle's Cedar policies, ready to judge."""
 
-    def __init__(self, prepared: Mapping[str, _Prepared]) -> None:
+    def __init__(self, prepared: Mapping[str, _Prepared], slices: Slices) -> None:
         """Use `load`."""
         self._prepared = prepared
+        self._slices = slices
 
     @classmethod
     def load(cls, files: Mapping[str, bytes], registry: Registry, agents: Agents) -> CedarEngine:
-        """Make the engine of a bundle's `*.cedar` files; `files` may hold others.
+        """Make the engine of a bundle's `*.cedar` files and `links.json`; `files` may hold others.
 
         Raises `PolicyError` with file and line: for what does not parse, is not valid against the generated schema in
         strict mode, or has an annotation that is not known; and where the bundle's schema is not the generated one.
@@ -120,13 +107,15 @@ class CedarEngine:
             schema = cedarpy.Schema.from_str(text)
         except ValueError as error:
             raise PolicyError(f"`{SCHEMA_FILE}`: {sentence(str(error))}") from None
-        statements = read_statements({name: data for name, data in files.items() if name.endswith(".cedar")})
+        statements = read_statements(files)
         if not any(statement.permits for statement in statements):
             raise PolicyError("no Cedar policy permits anything: add a permit, or take the engine `cedar` out")
-        _validate(statements, schema)
+        _check_names(files, statements, registry, agents)
+        _validate(files, statements, schema)
         for name in agents:
             _entities(agents[name], schema, AGENT)
-        return cls(_prepare(statements, registry, agents))
+        slices = Slices(statements)
+        return cls(_prepare(slices, registry, agents), slices)
 
     def judge(self, facts: Facts) -> Verdict:
         """Judge one action. Raises nothing: whatever goes wrong is a denial of kind `ERROR`."""
@@ -166,7 +155,8 @@ class CedarEngine:
             "resource": uid,
             "context": json.dumps(cedar_context(facts, prepared.context, prepared.arguments, untyped)),
         }
-        return Question(request, resource, entities, prepared.schema, prepared.hard, prepared.soft)
+        policies = self._slices.of(facts.tool, facts.agent, facts.resource)
+        return Question(request, resource, entities, prepared.schema, policies.hard, policies.soft)
 
     def _entities(self, agent: Agent, prepared: _Prepared) -> cedarpy.Entities:
         """Give the agent in its teams, with the tool's action in its groups; parsed once for each tool it calls."""
@@ -175,7 +165,7 @@ class CedarEngine:
         return prepared.agents[agent.id]
 
 
-def _ask(question: Question, policies: _Policies) -> tuple[bool, tuple[Statement, ...]] | Verdict:
+def _ask(question: Question, policies: Policies) -> tuple[bool, tuple[Statement, ...]] | Verdict:
     """Give Cedar's decision with the policies that made it, or the denial for what went wrong."""
     result = cedarpy.is_authorized(question.request, policies.parsed, question.entities, question.schema)
     errors = result.diagnostics.errors
@@ -183,36 +173,21 @@ def _ask(question: Question, policies: _Policies) -> tuple[bool, tuple[Statement
         return refusal("the action's facts are not what the schema says", engine=ENGINE)
     if errors:
         return _failed(errors, policies.statements)
-    matched = tuple(policies.statements[_position(name)] for name in sorted(result.diagnostics.reasons, key=_position))
+    matched = policies.matched(_position(name) for name in result.diagnostics.reasons)
     return result.decision is cedarpy.Decision.Allow, matched
 
 
-def _prepare(statements: Sequence[Statement], registry: Registry, agents: Agents) -> dict[str, _Prepared]:
-    """Slice the policies by tool; tools with the same slice share one parsed set."""
-    parsed: dict[tuple[str, ...], _Policies] = {}
-
-    def policies(kept: list[Statement]) -> _Policies:
-        key = tuple(statement.id for statement in kept)
-        if key not in parsed:
-            parsed[key] = _Policies.of(kept)
-        return parsed[key]
-
-    by_action = _by_action(statements)
+def _prepare(slices: Slices, registry: Registry, agents: Agents) -> dict[str, _Prepared]:
+    """Find out for each tool what its policies can read."""
     attributes = resource_types(registry)
     found: dict[str, _Prepared] = {}
     for name, tool in registry.tools.items():
-        numbers = {n for action in (None, name, *tool.groups) for n in by_action.get(action, ())}
-        matching = [statements[n] for n in sorted(numbers) if _can_act_on(statements[n], tool.resource_type)]
-        reads = {read for statement in matching for read in statement.reads}
-        agent, resource = (
-            _members(AGENT, "principal", reads),
-            _members(attributes[tool.resource_type], "resource", reads),
-        )
+        reads = slices.prepare(tool)
+        agent = _members(AGENT, "principal", reads)
+        resource = _members(attributes[tool.resource_type], "resource", reads)
         context = _read_part(context_type(tool, registry), reads)
         found[name] = _Prepared(
             action={"type": "Action", "id": name},
-            hard=policies([statement for statement in matching if statement.soft is None]),
-            soft=policies([statement for statement in matching if statement.soft is not None]),
             schema=cedarpy.Schema.from_str(call_schema(tool, agents, agent, resource, context)),
             agent=agent,
             resource=resource,
@@ -221,31 +196,6 @@ def _prepare(statements: Sequence[Statement], registry: Registry, agents: Agents
             attributes=attributes[tool.resource_type],
         )
     return found
-
-
-def _by_action(statements: Sequence[Statement]) -> dict[str | None, list[int]]:
-    """Index policies by the actions and groups that their scope names; None is for those that name none."""
-    found: dict[str | None, list[int]] = {}
-    for number, statement in enumerate(statements):
-        action = statement.action
-        named: Iterable[str | None] = (None,)
-        if isinstance(action, pst.ActionEq):
-            named = (action.entity.id,)
-        elif isinstance(action, pst.ActionIn):
-            named = {uid.id for uid in action.entities}
-        for name in named:
-            found.setdefault(name, []).append(number)
-    return found
-
-
-def _can_act_on(statement: Statement, resource_type: str) -> bool:
-    """Whether a policy's scope can match a resource of this type. When in doubt, it can."""
-    resource = statement.resource
-    if isinstance(resource, (pst.ScopeIs, pst.ScopeIsIn)):
-        return str(resource.entity_type) == resource_type
-    if isinstance(resource, pst.ScopeEq) and isinstance(resource.entity, pst.EntityUid):
-        return str(resource.entity.type) == resource_type
-    return True
 
 
 def _read_part(context: RecordOf, reads: AbstractSet[tuple[str, str]]) -> RecordOf:
@@ -266,23 +216,45 @@ def _members(type_: RecordOf, part: str, reads: AbstractSet[tuple[str, str]]) ->
     return RecordOf({name: member for name, member in type_.members.items() if (part, name) in reads})
 
 
-def _validate(statements: Sequence[Statement], schema: cedarpy.Schema) -> None:
-    """Raise `PolicyError` for the first policy that is not valid, in the order of the files."""
+def _check_names(
+    files: Mapping[str, bytes], statements: Sequence[Statement], registry: Registry, agents: Agents
+) -> None:
+    """Raise `PolicyError` for a scope that names nobody; Cedar's own schema knows all but the agents."""
+    teams = {team for name in agents for team in agents[name].teams}
+    kinds = {tool.resource_type for tool in registry.tools.values()}
     for statement in statements:
-        group = _EQUALS_GROUP.search(statement.text)
-        if group:
+        who = _named(statement.principal)
+        missing = who is not None and str(who.type) == "Agent" and who.id not in agents
+        if missing and not statement.link:
             raise PolicyError(
-                f'{statement.where}: no action equals the group `Action::"{group[1]}"`, so this never holds: write `in`'
+                f"{statement.where}: there is no agent `{sentence(str(who and who.id))}` in `agents.json`"
             )
-    result = cedarpy.validate_policies(_joined(statements), schema)
+        what = _named(statement.resource)
+        if statement.link and who is not None and (missing or (str(who.type) != "Agent" and who.id not in teams)):
+            raise link_error(files, f"{statement.link}/principal", "must be an agent or a team in `agents.json`")
+        if statement.link and what is not None and str(what.type) not in kinds:
+            raise link_error(files, f"{statement.link}/resource", "must be of a resource type in `tools.json`")
+
+
+def _named(constraint: pst.PrincipalOrResourceConstraint) -> pst.EntityUid | None:
+    entity = getattr(constraint, "entity", None)
+    return entity if isinstance(entity, pst.EntityUid) else None
+
+
+def _validate(files: Mapping[str, bytes], statements: Sequence[Statement], schema: cedarpy.Schema) -> None:
+    """Raise `PolicyError` for the first policy that is not valid, in the order of the files."""
+    result = cedarpy.validate_policies(joined(statements), schema)
     if result.validation_passed and not result.errors:
         return
     faults = sorted((_position(error.policy_id), error.error) for error in result.errors)
     if not faults or not 0 <= faults[0][0] < len(statements):
         raise PolicyError(f"the Cedar policies are not valid: {sentence(str(result.errors))}")
-    where = statements[faults[0][0]].where
+    first = statements[faults[0][0]]
     own = [_without_name(text) for position, text in faults if position == faults[0][0]]
-    raise PolicyError(f"{where}: {sentence('; '.join(dict.fromkeys(own)))}")
+    said = sentence("; ".join(dict.fromkeys(own)))
+    if first.link:
+        raise link_error(files, first.link, f"makes a policy that is not valid, at {first.where}: {said}")
+    raise PolicyError(f"{first.where}: {said}")
 
 
 def _entities(agent: Agent, schema: cedarpy.Schema, type_: RecordOf) -> cedarpy.Entities:
@@ -347,7 +319,3 @@ def _position(text: str) -> int:
 
 def _without_name(text: str) -> str:
     return re.sub(r"^for policy `policy\d+`[,:] ", "", text)
-
-
-def _joined(statements: Iterable[Statement]) -> str:
-    return "\n".join(statement.text for statement in statements)

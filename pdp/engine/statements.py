@@ -1,48 +1,38 @@
-"""Cedar source into statements: one policy each, with its file and line, its id and what its annotations say.
+"""Cedar policies as statements: each with its file and line, its id and what its annotations say.
 
 Rules:
-- Cedar's parser is native and recursive: text that nests or chains beyond `SourceLimits` never reaches it (800
-  parentheses end the process: https://github.com/cedar-policy/cedar/pull/2383).
-- The statements are the file, to the last character: each parses as exactly one policy, and what is between them is
-  white space and comments.
+- Each statement parses as exactly one policy; `pdp/engine/cedar_text.py` says where it begins and ends.
 - An annotation that is not known, or a value that is not, is an error: what `@effect("wran")` meant is not ours to say.
-- Text that shows a reader something else than it says (bidirectional controls, lone carriage returns) is refused.
+- A template is no statement; each of its links is one, with the link's entities written where the slots were.
+- A template without a link is an error: whoever wrote it believes that it holds.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import cedarpy
 from cedarpy import pst
 
 from exequatur.trust.canonical import JsonError, parse
+from pdp.engine.cedar_text import Source, SourceLimits, sources
+from pdp.engine.links import FILE, Link, link_error, literal, read_links
 from pdp.engine.reading import Fields, PolicyError, is_name, is_owasp, is_policy_id, sentence
+from pdp.engine.schema import GROUPS
 from pdp.model import Effect, Obligation
-
-
-@dataclass(frozen=True, slots=True)
-class SourceLimits:
-    """What may reach the native parser. A quarter of what was seen to crash it, or less."""
-
-    file_bytes: int = 4 * 2**20
-    statement_chars: int = 256 * 1024
-    nesting: int = 200
-    """Brackets of any kind inside each other; 600 are fine, 800 end the process."""
-    conditionals: int = 200
-    """`if`s in one statement: they nest without brackets; 2,000 are fine, 20,000 end the process."""
-    operators: int = 2_000
-    """In one statement: `.`, `&&`, `+` and the like; a path of 2,000 members takes 0.3 s to check, quadratically."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One policy. `soft` is the effect of a forbid that only tightens, and None for permits and plain forbids.
 
+    `where` is its place; `link` is empty, or the JSON pointer of the link that made it of the template at `where`.
     `reads` is every fact that its conditions can read: a part of the context, `principal` or `resource`, and its
     member, such as `("session", "labels")`; `*` stands for all of them.
     """
@@ -51,6 +41,7 @@ class Statement:
     where: str
     text: str
     permits: bool
+    principal: pst.PrincipalOrResourceConstraint
     action: pst.ActionConstraint
     resource: pst.PrincipalOrResourceConstraint
     reads: frozenset[tuple[str, str]]
@@ -59,6 +50,7 @@ class Statement:
     approvers: tuple[str, ...] = ()
     obligation: Obligation | None = None
     owasp: str = ""
+    link: str = ""
 
 
 ALL: Final = "*"
@@ -68,16 +60,9 @@ _LIMITS: Final = SourceLimits()
 _KNOWN: Final = frozenset({"id", "reason", "effect", "approvers", "obligation", "owasp"})
 _SOFT: Final = {"warn": Effect.WARN, "require_approval": Effect.REQUIRE_APPROVAL}
 _DOES: Final = {None: "forbids", Effect.WARN: "warns about", Effect.REQUIRE_APPROVAL: "wants a person's yes to"}
-_TOKEN: Final = re.compile(
-    r"""(?P<space>\s+) | (?P<comment>//[^\n\r]*) | (?P<text>"(?:[^"\\]|\\.)*") | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<open>[(\[{]) | (?P<close>[)\]}]) | (?P<end>;) | (?P<plain>::|[0-9]+|[,@:?]) | (?P<operator>[^\s"\w])
-      | (?P<bad>.)""",
-    re.VERBOSE | re.DOTALL,
-)
+_ESCAPE: Final = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|x([0-7][0-9A-Fa-f]))")
+_SLOTS: Final[Mapping[str, pst.SlotName]] = {"principal": "principal", "resource": "resource"}
 _PLAIN_TEXT: Final = re.compile(r'"[^"\\]*"')
-_UNSEEN: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|\r(?!\n)"
-)
 
 
 def read_statements(files: Mapping[str, bytes], limits: SourceLimits = _LIMITS) -> tuple[Statement, ...]:
@@ -86,111 +71,120 @@ def read_statements(files: Mapping[str, bytes], limits: SourceLimits = _LIMITS) 
     Raises `PolicyError` with file and line.
     """
     found: dict[str, Statement] = {}
-    for file in sorted(files):
-        text = _decode(file, files[file], limits)
-        for number, tokens in enumerate(_split(file, text), start=1):
-            where = f"`{file}:{_line(text, tokens[0].start())}`"
-            _check_size(where, tokens, limits)
-            statement = _read(where, f"{file}#{number}", text, tokens)
-            if statement.id in found:
-                other = found[statement.id].where
-                raise PolicyError(f"{where}: the id `{statement.id}` is already that of the policy at {other}")
+    templates: dict[str, tuple[Source, Statement]] = {}
+    for source in sources(files, limits):
+        statement, is_template = _read(source)
+        known = found.get(statement.id) or templates.get(statement.id, (None, None))[1]
+        if known is not None:
+            raise PolicyError(f"{source.where}: the id `{statement.id}` is already that of the policy at {known.where}")
+        if is_template:
+            templates[statement.id] = (source, statement)
+        else:
             found[statement.id] = statement
+    _link(files, templates, found, limits)
     return tuple(found.values())
 
 
-def _decode(file: str, data: bytes, limits: SourceLimits) -> str:
-    if len(data) > limits.file_bytes:
-        raise PolicyError(f"`{file}`: it has {len(data)} bytes, the limit is {limits.file_bytes}: split the file")
+def _link(
+    files: Mapping[str, bytes],
+    templates: Mapping[str, tuple[Source, Statement]],
+    found: dict[str, Statement],
+    limits: SourceLimits,
+) -> None:
+    """Add the policies that links make of templates to `found`."""
+    linked: set[str] = set()
+    for link in read_links(files):
+        error = partial(link_error, files)
+        if link.template not in templates:
+            raise error(f"{link.pointer}/template", "must be the `@id` of a template in `*.cedar`")
+        source, template = templates[link.template]
+        if link.id in found or link.id in templates:
+            raise error(f"{link.pointer}/id", "must be an id that no other policy has")
+        slots = {slot for slot in _SLOTS if _is_open(getattr(template, slot))}
+        for slot in sorted(slots ^ link.values.keys()):
+            wanted = "is missing: the template has this slot" if slot in slots else "is not a slot of the template"
+            raise error(f"{link.pointer}/{slot}", wanted)
+        if len(found) >= limits.statements:
+            raise error(link.pointer, f"must not be there: there are {limits.statements} policies before it")
+        found[link.id] = _linked(source, link, limits)
+        linked.add(link.template)
+    for name, (source, _) in templates.items():
+        if name not in linked:
+            raise PolicyError(
+                f"{source.where}: a template has no effect by itself: link it in `{FILE}`, or write out whom it is for"
+            )
+
+
+def _is_open(constraint: pst.PrincipalOrResourceConstraint) -> bool:
+    return isinstance(getattr(constraint, "entity", None), pst.Slot)
+
+
+def _linked(source: Source, link: Link, limits: SourceLimits) -> Statement:
+    """Write a link's entities where the template's slots are, and read the policy that this makes."""
+    text, at, start = "", 0, source.tokens[0].start()
+    for mark, slot in pairwise(source.head):
+        if mark[0] == "?":
+            text += source.text[at : mark.start() - start] + literal(link.values[_SLOTS[slot[0]]])
+            at = slot.end() - start
+    return _read(source.rewritten(text + source.text[at:], limits), link)[0]
+
+
+def _read(source: Source, link: Link | None = None) -> tuple[Statement, bool]:
+    """Read one statement, and say whether it is a template. `link` is the one that made it of a template."""
+    where = source.where
+    words, head = [token[0] for token in source.tokens], source.head
+    _check_groups(where, words)
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PolicyError(f"`{file}:{line}`: not UTF-8") from None
-    unseen = _UNSEEN.search(text)
-    if unseen:
-        line = text.count("\n", 0, unseen.start()) + 1
-        raise PolicyError(f"`{file}:{line}`: a control character that readers do not see: write it as an escape")
-    return text
-
-
-def _split(file: str, text: str) -> Iterator[list[re.Match[str]]]:
-    """Give the tokens of each statement."""
-    tokens: list[re.Match[str]] = []
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        kind = token.lastgroup
-        if kind in ("space", "comment"):
-            continue
-        if kind == "bad":
-            raise PolicyError(f"`{file}:{_line(text, token.start())}`: not Cedar from here on: is a quote left open")
-        tokens.append(token)
-        depth += (kind == "open") - (kind == "close")
-        if kind == "end" and depth == 0:
-            yield tokens
-            tokens = []
-    if tokens:
-        raise PolicyError(f"`{file}:{_line(text, tokens[0].start())}`: a bracket or the `;` is missing from here on")
-
-
-def _check_size(where: str, tokens: Sequence[re.Match[str]], limits: SourceLimits) -> None:
-    kinds = Counter(token.lastgroup for token in tokens)
-    depth = deepest = 0
-    for token in tokens:
-        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
-        deepest = max(deepest, depth)
-    within = (
-        deepest <= limits.nesting
-        and sum(token[0] == "if" for token in tokens) <= limits.conditionals
-        and kinds["operator"] + kinds["open"] <= limits.operators
-        and tokens[-1].end() - tokens[0].start() <= limits.statement_chars
-    )
-    if not within:
-        raise PolicyError(f"{where}: this policy nests too deep or is too long to be parsed safely: split it")
-
-
-def _head_size(tokens: Sequence[re.Match[str]]) -> int:
-    """Give how many tokens the annotations and the scope are: up to the bracket that closes `permit(` or `forbid(`."""
-    depth, inside, previous = 0, False, ""
-    for number, token in enumerate(tokens):
-        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
-        inside = inside or (token.lastgroup == "word" and depth == 0 and previous != "@")
-        if inside and depth == 0 and token.lastgroup == "close":
-            return number + 1
-        previous = token[0]
-    return len(tokens)
-
-
-def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1
-
-
-def _read(where: str, number: str, text: str, tokens: Sequence[re.Match[str]]) -> Statement:
-    head, start = _head_size(tokens), tokens[0].start()
-    whole = text[start : tokens[-1].end()]
-    try:
-        parsed = cedarpy.PolicySet.from_str(whole)
-        scope = cedarpy.policies_to_pst(f"{text[start : tokens[head - 1].end()]};")
+        parsed = cedarpy.PolicySet.from_str(source.text)
+        scope = cedarpy.policies_to_pst(f"{source.up_to(head[-1])};")
     except ValueError as error:
         raise PolicyError(f"{where}: {sentence(str(error))}") from None
-    if parsed.templates() or scope.templates:
-        raise PolicyError(f"{where}: a template has no effect by itself: write out whom and what it is for")
+    found = [*scope.static_policies.values(), *scope.templates.values()]
     # Both counts: the splitter and Cedar must agree on where a policy ends.
-    if len(parsed) != 1 or len(scope.static_policies) != 1:
+    if len(parsed) + len(parsed.templates()) != 1 or len(found) != 1:
         raise PolicyError(f"{where}: exactly one policy is needed here")
-    (policy,) = scope.static_policies.values()
-    return _annotated(where, number, whole, _reads([token[0] for token in tokens[head:]]), policy)
+    notes = dict(found[0].annotations)
+    is_template = bool(scope.templates)
+    if is_template and "id" not in notes:
+        raise PolicyError(f"{where}: a template needs an `@id`, by which its links name it")
+    if link is not None:
+        notes |= {**link.annotations, "id": link.id}
+    statement = _annotated(source, notes, found[0], _reads(words[len(head) :]))
+    return (statement if link is None else replace(statement, link=link.pointer)), is_template
+
+
+def _check_groups(where: str, words: Sequence[str]) -> None:
+    """Refuse a group that is compared: no action *equals* it, so what is asked never holds."""
+    opened: list[int] = []
+    for at, word in enumerate(words):
+        if word == "[":
+            opened.append(at)
+        elif word == "]" and opened:
+            opened.pop()
+        if word != "Action" or words[at + 1 : at + 2] != ["::"]:
+            continue
+        name = _ESCAPE.sub(_unescaped, words[at + 2][1:-1]) if at + 2 < len(words) else ""
+        before = words[opened[-1] - 1] if opened else words[at - 1]
+        if name in GROUPS and before != "in":
+            raise PolicyError(
+                f'{where}: no action equals the group `Action::"{name}"`, so this never holds: write `in`'
+            )
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    number = int(escape[1] or escape[2], 16)
+    return chr(number) if number <= sys.maxunicode else escape[0]
 
 
 def _annotated(
-    where: str, number: str, text: str, reads: frozenset[tuple[str, str]], policy: pst.Template
+    source: Source, notes: Mapping[str, str], policy: pst.Template, reads: frozenset[tuple[str, str]]
 ) -> Statement:
-    notes = dict(policy.annotations)
+    where = source.where
     unknown = sorted(notes.keys() - _KNOWN)
     if unknown:
         known = ", ".join(f"`@{name}`" for name in sorted(_KNOWN))
         raise PolicyError(f"{where}: unknown annotation `@{sentence(unknown[0])}`: known are {known}")
-    name = notes.get("id", number)
+    name = notes.get("id", f"{source.file}#{source.number}")
     if "id" in notes and not is_policy_id(name):
         raise PolicyError(f"{where}: `@id` must be 1 to 128 letters, digits and `_ . : / # -`, a letter or digit first")
     permits = policy.effect == "permit"
@@ -205,8 +199,9 @@ def _annotated(
     return Statement(
         id=name,
         where=where,
-        text=text,
+        text=source.text,
         permits=permits,
+        principal=policy.principal,
         action=policy.action,
         resource=policy.resource,
         reads=reads,

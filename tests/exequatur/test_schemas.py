@@ -64,7 +64,7 @@ def test_each_schema_is_2020_12_and_says_where_it_is_published(name):
     assert text(name).endswith("}\n")
 
 
-@pytest.mark.parametrize("name", ["agents", "exequatur", "limits", "tools"])
+@pytest.mark.parametrize("name", ["agents", "exequatur", "limits", "links", "tools"])
 def test_a_closed_schema_helps_at_each_member(name):
     for node in objects(schema(name)):
         if "type" not in node or node.get("title") == "The pinned definition":

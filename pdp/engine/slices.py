@@ -1,0 +1,169 @@
+"""Which Cedar policies an action must be put to: those whose scope can match it.
+
+Rules:
+- The index is over all three parts of the scope. Agents are in their teams and nothing else, actions in their groups,
+  resources in nothing: so an entity that a scope names matches itself and its members, and a look-up finds all of it.
+- What the index does not understand is in every slice: in doubt, Cedar itself is asked.
+- What applies to every agent and resource is parsed once a tool. What names an agent, a team or a resource is added for
+  those that it names, when they are first met; how much of that is kept has a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import cedarpy
+from cedarpy import pst
+
+from exequatur.registry import Resource, Tool
+from pdp.engine.inventory import Agent
+from pdp.engine.statements import Statement
+
+KEPT: Final = 200_000
+"""How many statements all slices of one engine may hold together; a hundred bytes each."""
+
+_Name: TypeAlias = tuple[str, str | None] | None
+"""An entity by type and id, all of a type, or whatever there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Some statements as a parsed set. Cedar calls them `policy0`, `policy1`, … by their position.
+
+    `numbers` are their places among all statements, in which order they are told.
+    """
+
+    statements: tuple[Statement, ...]
+    numbers: tuple[int, ...]
+    parsed: cedarpy.PolicySet
+
+    def matched(self, positions: Iterable[int]) -> tuple[Statement, ...]:
+        """Give the statements at some positions, in the order in which they are written."""
+        return tuple(self.statements[at] for at in sorted(positions, key=lambda at: self.numbers[at]))
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one action is put to: permits and plain forbids, and apart from them what only tightens."""
+
+    hard: Policies
+    soft: Policies
+
+
+class Slices:
+    """The slices of one bundle's policies. Not for two threads at once."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self._statements = statements
+        self._numbers: dict[tuple[str | None, _Name, _Name], list[int]] = {}
+        self._named: set[_Name] = set()
+        self._reads: dict[tuple[str | None, str | None], set[tuple[str, str]]] = {}
+        for number, statement in enumerate(statements):
+            self._add(number, statement)
+        self._general: dict[str, Slice] = {}
+        self._parsed: dict[tuple[int, ...], Policies] = {}
+        self._own: dict[tuple[str, str, str | None], Slice] = {}
+        self._kept = 0
+
+    def _add(self, number: int, statement: Statement) -> None:
+        who, what = _entity(statement.principal), _entity(statement.resource)
+        if who is not None and who[1] is None:
+            who = None  # every principal is an agent
+        self._named.add(what)
+        for action in _actions(statement.action):
+            self._numbers.setdefault((action, who, what), []).append(number)
+            self._reads.setdefault((action, what and what[0]), set()).update(statement.reads)
+
+    def prepare(self, tool: Tool) -> AbstractSet[tuple[str, str]]:
+        """Parse what applies to all calls of a tool; gives every fact that any policy can read in a call of it."""
+        actions, kind = (None, tool.full, *tool.groups), tool.resource_type
+        self._general[tool.full] = self._slice(self._find(actions, (None,), (None, (kind, None))), None)
+        reads: set[tuple[str, str]] = set()
+        for action in actions:
+            reads |= self._reads.get((action, None), set()) | self._reads.get((action, kind), set())
+        return reads
+
+    def of(self, tool: Tool, agent: Agent, resource: Resource) -> Slice:
+        """Give the policies that one action must be put to."""
+        known = resource.id if (resource.type, resource.id) in self._named else None
+        key = (tool.full, agent.id, known)
+        if key not in self._own:
+            self._own[key] = self._make(tool, agent, None if known is None else (resource.type, known))
+            self._drop()
+        return self._own[key]
+
+    def _make(self, tool: Tool, agent: Agent, resource: _Name) -> Slice:
+        general = self._general[tool.full]
+        whom: list[_Name] = [None, ("Agent", agent.id), *(("Team", team) for team in agent.teams)]
+        what: list[_Name] = [None, (tool.resource_type, None), *([resource] if resource else [])]
+        found = self._find((None, tool.full, *tool.groups), whom, what)
+        own = found - {*general.hard.numbers, *general.soft.numbers}
+        if not own:
+            return general
+        made = self._slice(own, general)
+        self._kept += len(made.hard.numbers) + len(made.soft.numbers)
+        return made
+
+    def _find(self, actions: Iterable[str | None], whom: Iterable[_Name], what: Iterable[_Name]) -> set[int]:
+        keys = ((action, who, which) for action in actions for who in whom for which in what)
+        return {number for key in keys for number in self._numbers.get(key, ())}
+
+    def _slice(self, numbers: AbstractSet[int], base: Slice | None) -> Slice:
+        """Parse some statements; `base` is the slice that they are added to."""
+        soft = [number for number in sorted(numbers) if self._statements[number].soft is not None]
+        hard = sorted(numbers - set(soft))
+        if base is None:
+            return Slice(self._whole(hard), self._whole(soft))
+        return Slice(self._more(base.hard, hard), self._more(base.soft, soft))
+
+    def _whole(self, numbers: Sequence[int]) -> Policies:
+        """Parse statements; tools with the same ones share them."""
+        key = tuple(numbers)
+        if key not in self._parsed:
+            statements = tuple(self._statements[number] for number in key)
+            self._parsed[key] = Policies(statements, key, cedarpy.PolicySet.from_str(joined(statements)))
+        return self._parsed[key]
+
+    def _more(self, base: Policies, numbers: Sequence[int]) -> Policies:
+        if not numbers:
+            return base
+        more = tuple(self._statements[number] for number in numbers)
+        # Cedar counts on from the base's own positions.
+        parsed = base.parsed.with_added_str(joined(more))
+        return Policies((*base.statements, *more), (*base.numbers, *numbers), parsed)
+
+    def _drop(self) -> None:
+        """Forget the oldest slices until the rest are few enough; each is made again when it is asked for."""
+        while self._kept > KEPT and len(self._own) > 1:
+            tool, agent, resource = next(iter(self._own))
+            dropped, general = self._own.pop((tool, agent, resource)), self._general[tool]
+            if dropped is not general:
+                self._kept -= len(dropped.hard.numbers) + len(dropped.soft.numbers)
+
+
+def joined(statements: Iterable[Statement]) -> str:
+    """Give statements as one text."""
+    return "\n".join(statement.text for statement in statements)
+
+
+def _actions(constraint: pst.ActionConstraint) -> Iterable[str | None]:
+    """Give the actions and groups that a scope names; None is for one that names none."""
+    if isinstance(constraint, pst.ActionEq):
+        return (constraint.entity.id,)
+    if isinstance(constraint, pst.ActionIn):
+        return {uid.id for uid in constraint.entities}
+    return (None,)
+
+
+def _entity(constraint: pst.PrincipalOrResourceConstraint) -> _Name:
+    """Give whom or what a scope names."""
+    if isinstance(constraint, pst.ScopeIs):
+        return str(constraint.entity_type), None
+    if isinstance(constraint, (pst.ScopeEq, pst.ScopeIn, pst.ScopeIsIn)) and isinstance(
+        constraint.entity, pst.EntityUid
+    ):
+        return str(constraint.entity.type), constraint.entity.id
+    return None
