@@ -105,7 +105,7 @@ def ask_opa(calls: Mapping[str, Sequence[Arguments]]) -> dict[str, dict[str, str
     # What comes out of a function has no static type, so that arguments of wrong types are not a compilation error.
     rules = [
         "package t",
-        f"terms(x) := {dump_value(terms).decode()} if x",
+        f"terms(x) := {_ascii(dump_value(terms).decode())} if x",
         *(
             f'r["{name}"][n] := s if {{ some n, a in {source}["{name}"]; s := sprintf("%v", [[{_call(name)}]]) }}'
             for name in calls
@@ -116,9 +116,19 @@ def ask_opa(calls: Mapping[str, Sequence[Arguments]]) -> dict[str, dict[str, str
         Path(folder, "t.rego").write_text("\n".join(rules))
         command = [opa(), "eval", "-d", f"{folder}/t.rego", "-I", "-f", "json", "data.t.r"]
         done = subprocess.run(command, input=dump_value(document), capture_output=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, _fault(done.stdout)
     found = json.loads(done.stdout)["result"][0]["expressions"][0]["value"]
     return {name: found.get(name, {}) for name in calls}
+
+
+def _ascii(source: str) -> str:
+    # A byte-order mark is refused in a Rego file, and only strings hold such signs.
+    return re.sub(r"[^ -~]", lambda found: json.dumps(found[0])[1:-1], source)
+
+
+def _fault(answer: bytes) -> str:
+    # What OPA says of a syntax error holds the whole line, which here holds thousands of values.
+    return str([(error.get("message"), error.get("location")) for error in json.loads(answer)["errors"]])[:2000]
 
 
 def _call(name: str) -> str:
