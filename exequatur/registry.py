@@ -22,7 +22,17 @@ from exequatur.canonicalise import AmbiguousError
 from exequatur.schemas import Fault, escape
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, canonical, parse, quoted
 
-__all__ = ["FILE", "LIMITS", "ArgumentError", "Registry", "RegistryError", "Resource", "Tool", "definition_sha256"]
+__all__ = [
+    "FILE",
+    "LEFT_OUT",
+    "LIMITS",
+    "ArgumentError",
+    "Registry",
+    "RegistryError",
+    "Resource",
+    "Tool",
+    "definition_sha256",
+]
 
 FILE: Final = "tools.json"
 
@@ -32,7 +42,8 @@ LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=64, keys=500_000, string_byte
 Access: TypeAlias = Literal["read", "write"]
 Outage: TypeAlias = Literal["deny", "warn"]
 
-_LEFT_OUT: Final = frozenset({"_meta", "icons"})
+LEFT_OUT: Final = frozenset({"_meta", "icons"})
+"""The members of a definition that its pin does not cover: they change with the transport and the looks."""
 
 
 class RegistryError(ValueError):
@@ -147,9 +158,9 @@ class Registry:
 def definition_sha256(definition: Mapping[str, Json]) -> bytes:
     """SHA-256 (32 bytes) of the canonical JSON of a tool's whole MCP definition.
 
-    `_meta` and `icons` are left out: they change with the transport and the looks. Raises `JsonError`.
+    What is in `LEFT_OUT` is left out. Raises `JsonError`.
     """
-    pinned = {name: value for name, value in definition.items() if name not in _LEFT_OUT}
+    pinned = {name: value for name, value in definition.items() if name not in LEFT_OUT}
     return hashlib.sha256(canonical(pinned)).digest()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from exequatur.cli import bundle_pictures as pictures
 from exequatur.cli.console import Exit, console, emit, errors, fail
+from exequatur.cli.files import write_whole
 from exequatur.trust import bundle as trusted
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle
 from exequatur.trust.errors import TrustError
@@ -50,7 +50,7 @@ def build(folder: Path, out: Path, *, as_json: bool) -> None:
             built = building.build(building.read_folder(folder), building.find_opa(os.environ))
         failures = built.results.failures
         if not failures:
-            _write(out, built.archive)
+            write_whole(out, built.archive)
     value: dict[str, Any] = {
         "built": not failures,
         "cases": built.results.total,
@@ -102,7 +102,7 @@ def sign(
         # What nobody else would trust must not leave this desk.
         ring = BundleKeys(KeyRing({kid: signing_key.public}))
         signed = trusted.verify(data, ring, now=claims.not_before or now, tenant=tenant)
-        _write(out, data)
+        write_whole(out, data)
     value = {"out": str(out), **_facts(signed)}
     emit(value, as_json=as_json, render=lambda: pictures.signed(f"signed {out}", value))
 
@@ -164,22 +164,6 @@ def _copy(source: Traversable, folder: Path, prefix: str = "") -> Iterator[str]:
         else:
             (folder / name).write_bytes(entry.read_bytes())
             yield name
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole, or leave what was there."""
-    mask = os.umask(0)
-    os.umask(mask)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def _ring(folder: Path) -> BundleKeys:

@@ -5,6 +5,49 @@ Rules: the verbs' words stand here, their work in `policy_*.py` beside it, which
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from exequatur.cli.bundle import AsJson, work
+
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="the command that starts the server, after `--`")
+    ] = None,
+    *,
+    server: Annotated[str, typer.Option(help="the server's name in the registry, as the sidecar is told")] = "",
+    saved: Annotated[
+        Path | None, typer.Option("--from", help="a saved answer to MCP's `tools/list`; `-` is standard input")
+    ] = None,
+    url: Annotated[str, typer.Option(help="a running server that speaks streamable HTTP")] = "",
+    out: Annotated[Path, typer.Option("-o", "--out", help="the registry to write")] = Path("tools.json"),
+    merge: Annotated[bool, typer.Option("--merge", help="keep what is in it already, as it was reviewed")] = False,
+    accept: Annotated[list[str] | None, typer.Option(help="a tool whose new definition you have read")] = None,
+    timeout: Annotated[float, typer.Option(help="how long the server may take, in seconds", min=0.1)] = 30,
+    printed: Annotated[
+        str, typer.Option("--print", metavar="NAME", help="print the JSON Schema of `tools`, `agents`, `cases`, ...")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write `tools.json` from an MCP server's tools: definitions pinned, and a first guess of what each one does."""
+    verb = work("policy_schema")
+    if printed:
+        verb.show(printed)
+        return
+    verb.write(
+        server,
+        command or [],
+        saved=saved,
+        url=url,
+        out=out,
+        merge=merge,
+        accepted=accept or [],
+        timeout_s=timeout,
+        as_json=as_json,
+    )
