@@ -5,6 +5,8 @@ Rules:
   sends a byte now and then. The calling thread waits for a thread of ours, and goes when the time is over.
 - A server that did not answer is not asked again for a pause, which doubles with each failure: of many actions that
   wait, one pays for a dead server, and all are denied. Whether we are pausing is shown (`Told`).
+- One action that takes long to judge does not make a server dead: as long as it says that it is up, it is left alone
+  only after several such actions on end. So nobody denies others their answers by an action of this kind.
 - Nothing is retried, no redirect followed, no proxy or `.netrc` of the environment used: one question, one server.
 - No text holds what was asked or answered, but the name of a built-in that failed, and where.
 """
@@ -17,6 +19,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from http import HTTPStatus
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -41,9 +44,22 @@ ANSWER_BYTES: Final = 2**20
 PAUSE_S: Final = (0.1, 2.0)
 """The first and the longest pause after a failure, in seconds: with a call's 0.2 s, a tenth of the time is lost."""
 
+ALIVE_S: Final = 0.1
+"""How long a server that was too slow may take to say that it is up, in seconds."""
+
+SLOW: Final = 3
+"""After how many slow answers on end a server that is up is left alone."""
+
 _ASKED: Final = {"provenance": "true", "strict-builtin-errors": "true"}
 _BUILTIN: Final = re.compile(r"([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*): ")
 _REFUSED: Final = (401, 403)
+_UNREADABLE: Final = (
+    requests.JSONDecodeError,
+    requests.TooManyRedirects,
+    requests.exceptions.ContentDecodingError,
+)
+_LATE: Final = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+_UNREACHABLE: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 Told: TypeAlias = Callable[[bool], None]
 """Hears whether the server is being left alone."""
@@ -58,6 +74,7 @@ class Breaker:
         """Begin by asking."""
         self._pause_s = 0.0
         self._until = 0.0
+        self._slow = 0
 
     @property
     def down(self) -> bool:
@@ -74,9 +91,16 @@ class Breaker:
         self._pause_s = min(max(first, self._pause_s * 2), longest)
         self._until = now + self._pause_s
 
+    def slow(self, now: float) -> None:
+        """Leave a server that is up alone only if it is slow time and again."""
+        self._slow += 1
+        if self._slow >= SLOW:
+            self.failed(now)
+
     def answered(self) -> None:
         """Ask as before."""
         self._pause_s = self._until = 0.0
+        self._slow = 0
 
 
 class Connection:
@@ -102,34 +126,46 @@ class Connection:
         if not self._breaker.lets_through(time.monotonic()):
             raise AnswerError("the OPA server does not answer, and is left alone for a moment")
         try:
-            body = self._within(lambda: self._client.query_rule(document, rule, query_params=_ASKED))
+            return self._heard(lambda: self._client.query_rule(document, rule, query_params=_ASKED))
+        finally:
+            self._told(self._breaker.down)
+
+    def _heard(self, question: Callable[[], Json]) -> Json:
+        """Ask, and remember what that says about the server."""
+        try:
+            body = self._within(question, self._timeout_s)
         except requests.HTTPError as error:
-            self._heard(answered=True)
+            self._breaker.answered()
             raise AnswerError(_said(error.response)) from None
-        except (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
-            self._heard(answered=False)
+        except _UNREADABLE:
+            self._breaker.answered()
+            raise AnswerError("the OPA server's answer cannot be read, or is too long") from None
+        except _LATE:
+            self._late()
             raise AnswerError(f"the OPA server did not answer within {self._timeout_s * 1000:.0f} ms") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
-            self._heard(answered=False)
+        except _UNREACHABLE:
+            self._breaker.failed(time.monotonic())
             raise AnswerError("the OPA server cannot be reached") from None
-        self._heard(answered=True)
+        self._breaker.answered()
         return body
 
-    def _within(self, work: Callable[[], Json]) -> Json:
+    def _late(self) -> None:
+        """Find out whether it was this question, or is the server."""
+        try:
+            self._within(self._client.is_up, ALIVE_S)
+        except _UNREACHABLE:
+            self._breaker.failed(time.monotonic())
+        else:
+            self._breaker.slow(time.monotonic())
+
+    def _within(self, work: Callable[[], Json], timeout_s: float) -> Json:
         """Have `work` done on our thread; raises `TimeoutError` when it takes too long, and leaves it behind."""
         future: Future[Json] = Future()
         self._work.put((future, work))
         try:
-            return future.result(self._timeout_s)
+            return future.result(timeout_s)
         finally:
             future.cancel()  # what was not begun, behind something that hangs, is never begun
-
-    def _heard(self, *, answered: bool) -> None:
-        if answered:
-            self._breaker.answered()
-        else:
-            self._breaker.failed(time.monotonic())
-        self._told(self._breaker.down)
 
 
 def look(address: OpaAddress, rule: str, *, timeout_s: float) -> Json:
@@ -139,18 +175,18 @@ def look(address: OpaAddress, rule: str, *, timeout_s: float) -> Json:
         return client.query_rule({}, rule, query_params={"provenance": "true"})  # type: ignore[no-any-return]
     except requests.HTTPError as error:
         raise AnswerError(_said(error.response)) from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except _UNREACHABLE as error:
         raise AnswerError(f"it cannot be reached: {type(error).__name__}") from None
     finally:
         client.close_connection()
 
 
 def is_up(address: OpaAddress, *, timeout_s: float) -> bool:
-    """Tell whether a server answers, and has loaded its bundle; blocks."""
+    """Tell whether a server answers and has its bundle; blocks."""
     client = _Client(address, timeout_s)
     try:
-        return bool(client.check_health(query={"bundles": "true"}))
-    except (urllib3.exceptions.HTTPError, OSError):
+        return client.is_up()
+    except _UNREACHABLE:
         return False
     finally:
         client.close_connection()
@@ -199,6 +235,12 @@ class _Client(OpaClient):  # type: ignore[misc]
             timeout=timeout_s,
             retries=0,
         )
+
+    def is_up(self) -> bool:
+        """Tell whether it has its bundle; raises where nobody answers."""
+        url = f"{self.schema}{self.host}:{self.port}/health?bundles"
+        found: bool = self._session.get(url, timeout=self.timeout).status_code == HTTPStatus.OK
+        return found
 
     def _init_session(self) -> requests.Session:
         session = requests.Session()
@@ -265,6 +307,7 @@ class _UnixPool(HTTPConnectionPool):
         self._path = str(path)
 
     def _new_conn(self) -> HTTPConnection:
+        self.num_connections += 1
         return _UnixConnection(self._path)
 
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ PATH_BYTES: Final = 100
 """The longest path of a socket; `sockaddr_un` holds 108 bytes."""
 
 _LOOK_S: Final = 0.01
+_PLACE: Final = re.compile(r"(?P<file>[A-Za-z0-9._@+/-]+\.rego):(?P<line>\d+): (?:rego_\w+: )?(?P<text>[^\n]+)")
 
 
 class NotReadyError(Exception):
@@ -225,6 +227,14 @@ async def check(address: OpaAddress, rule: str, revision: str) -> None:
         raise NotReadyError(f"the OPA server has {has}, and not yet `{revision}`")
 
 
+def fault(output: str) -> PolicyError:
+    """Make one sentence of what OPA says over several lines about policy that it does not take."""
+    if place := _PLACE.search(output):
+        return PolicyError(f"`{place['file']}:{place['line']}`: {sentence(place['text'])}")
+    text = output.strip().splitlines()[0] if output.strip() else "it gave no reason"
+    return PolicyError(f"`opa`: {sentence(text.removeprefix('error: '))}")
+
+
 def _command(opa: Path, archive: Path, socket: Path) -> list[str]:
     python = [sys.executable, "-I", "-S", opa_launch.__file__, str(os.getpid()), str(MEMORY_BYTES)]
     return [
@@ -252,8 +262,7 @@ def _await(process: subprocess.Popen[bytes], address: OpaAddress, output: Path) 
     end = time.monotonic() + START_S
     while not is_up(address, timeout_s=WATCH_S):
         if process.poll() is not None:
-            said = output.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-            raise PolicyError(f"`opa` does not start on this bundle: {sentence(said) or 'it gave no reason'}")
+            raise fault(output.read_text("utf-8", "replace"))
         if time.monotonic() >= end:
             raise PolicyError(f"`opa` did not load this bundle within {START_S:g} s")
         time.sleep(_LOOK_S)

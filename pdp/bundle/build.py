@@ -33,12 +33,12 @@ from pdp.engine.manifest import Manifest
 from pdp.engine.reading import BUNDLE_JSON, PolicyError
 from pdp.engine.schema import cedar_schema
 from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE
+from pdp.opa_server import fault
 
 OPA_SOURCE: Final = "github.com/open-policy-agent/opa@v1.22.0"
 OPA_SECONDS: Final = 120
 GENERATED: Final = (rego.FILE, cedar.SCHEMA_FILE)
 
-_PLACE: Final = re.compile(r"(?P<file>[A-Za-z0-9._@+/-]+\.rego):(?P<line>\d+): (?:rego_\w+: )?(?P<text>[^\n]+)")
 _VERSION: Final = re.compile(r"^Version: (?P<text>(?P<major>\d+)\.\S+)", re.MULTILINE)
 
 
@@ -153,7 +153,7 @@ def compile_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) 
         command = ["build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
         done = run_opa(program, command, folder)
         if done.returncode != 0:
-            raise _rego_error(done.stdout + done.stderr)
+            raise fault(done.stdout + done.stderr)
         with tarfile.open(folder.parent / "out.tar.gz") as archive:
             member = archive.extractfile(f"/{rego.FILE}")
             if member is None:
@@ -171,7 +171,7 @@ def check_rego(files: Mapping[str, bytes], entrypoint: str, opa: Path | None) ->
         ):
             done = run_opa(program, command, folder)
             if done.returncode != 0:
-                raise _rego_error(done.stdout + done.stderr)
+                raise fault(done.stdout + done.stderr)
 
 
 @contextmanager
@@ -209,14 +209,6 @@ def run_opa(opa: Path, arguments: list[str], folder: Path) -> subprocess.Complet
         raise OpaError(f"`opa {arguments[0]}` did not end within {OPA_SECONDS} s") from None
     except OSError as error:
         raise OpaError(f"`{opa}` does not run: {(error.strerror or str(error)).lower()}") from None
-
-
-def _rego_error(output: str) -> PolicyError:
-    """Make one sentence of what OPA says over several lines."""
-    if place := _PLACE.search(output):
-        return PolicyError(f"`{place['file']}:{place['line']}`: {place['text']}")
-    text = output.strip().splitlines()[0] if output.strip() else "it gave no reason"
-    return PolicyError(f"`opa build`: {text.removeprefix('error: ')}")
 
 
 def _cached_opa(environ: Mapping[str, str]) -> Path | None:

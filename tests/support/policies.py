@@ -176,7 +176,7 @@ def bundle(files: dict[str, bytes], *, signed: bool = True) -> VerifiedBundle:
 def manifest(*engines: tuple[str, str]) -> bytes:
     """Give `exequatur.json` for pairs of engine and role."""
     listed = [
-        {"engine": engine, "role": role, **({"entrypoint": "exequatur/decision"} if engine == "rego" else {})}
+        {"engine": engine, "role": role, **({"entrypoint": "exequatur/decision"} if engine != "cedar" else {})}
         for engine, role in engines
     ]
     return as_json({"document_version": 1, "name": "test", "engines": listed})
