@@ -14,6 +14,8 @@ from exequatur.cli.bundle import AsJson, work
 
 app = typer.Typer(no_args_is_help=True)
 
+Sources = Annotated[Path, typer.Argument(metavar="FOLDER|BUNDLE", help="a folder of sources, or a bundle")]
+
 
 @app.command()
 def schema(
@@ -51,3 +53,35 @@ def schema(
         timeout_s=timeout,
         as_json=as_json,
     )
+
+
+@app.command("test")
+def run_cases(
+    path: Sources,
+    *,
+    named: Annotated[str, typer.Option("-k", metavar="TEXT", help="only cases with this text in their name")] = "",
+    file: Annotated[str, typer.Option("--file", metavar="TEXT", help="only files with this text in their name")] = "",
+    policy: Annotated[
+        str, typer.Option("--policy", metavar="ID", help="only cases that want or meet this policy")
+    ] = "",
+    coverage: Annotated[bool, typer.Option("--coverage", help="show what the cases try of the policies")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="less coverage than this is exit code 1", min=0, max=100)
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write a report for CI, as JUnit's XML")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="again each time that a file changes; Ctrl-C ends it")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the cases: exit code 0 if all of them hold, 1 if not. Of a folder, `opa` is needed only for Rego."""
+    verb = work("policy_test")
+    asked = verb.Asked(
+        path,
+        named=named,
+        file=file,
+        policy=policy,
+        coverage=coverage,
+        threshold=threshold,
+        report=junit,
+        as_json=as_json,
+    )
+    verb.test(asked, watch=watch)

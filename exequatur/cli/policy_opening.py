@@ -1,0 +1,46 @@
+"""What the verbs of `exequatur policy` share: opening what they are about, and saying what is wrong with it.
+
+Rules: policy that does not compile is exit code 1, a wrong call 2, a missing tool 64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from exequatur.cli.console import Exit, errors, fail
+from exequatur.trust.errors import TrustError
+from pdp.bundle.build import Compiler, OpaError, find_opa
+from pdp.engine.reading import PolicyError
+from pdp.policy.opening import Opened, opened
+
+FAULTS = (PolicyError, TrustError, OpaError, OSError)
+"""What opening and trying policy can raise."""
+
+
+@contextlib.contextmanager
+def opening(path: Path, compiler: Compiler | None = None) -> Iterator[Opened]:
+    """Open a folder or a bundle; says that it compiles, to whoever watches. Raises `FAULTS`."""
+    with contextlib.ExitStack() as stack:
+        with errors.status("compiling"):
+            found = stack.enter_context(opened(path, find_opa(os.environ), compiler))
+        yield found
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[None]:
+    """Turn errors into one line and an exit code."""
+    try:
+        yield
+    except FAULTS as error:
+        fail(*said(error))
+
+
+def said(error: Exception) -> tuple[str, Exit]:
+    """Give the one line and the exit code for an error."""
+    if isinstance(error, OSError):
+        name = f"`{error.filename}`: " if error.filename else ""
+        return f"{name}{(error.strerror or str(error)).lower()}", Exit.USAGE
+    return str(error), Exit.CONFIG if isinstance(error, OpaError) else Exit.NO
