@@ -147,7 +147,8 @@ async def _started(command: Sequence[str], said: bytearray) -> AsyncIterator[tup
     finally:
         for end in (writing, reading, hearing, to_session, incoming, outgoing, from_session):
             end.close()
-        _end(child)
+        with anyio.CancelScope(shield=True):
+            await _end(child)
 
 
 async def _read(stdout: asyncio.StreamReader, to_session: Any) -> None:
@@ -181,10 +182,10 @@ async def _keep(stderr: asyncio.StreamReader, said: bytearray) -> None:
         del said[:-_LAST_WORDS]
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+async def _end(child: subprocess.Popen[bytes]) -> None:
     """Give it a moment, now that its input is closed; then kill it, and in any case what it started."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(_EXIT_S)
+        await anyio.to_thread.run_sync(child.wait, _EXIT_S)  # the loop must run, to close the pipe
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -94,9 +94,15 @@ def _asked(command: Sequence[str], url: str, timeout_s: float) -> list[Json]:
 
 
 def _needed(drafted: Drafted) -> str:
-    changed = sum(not tool.accepted for tool in drafted.changed)
-    told = [f"{changed} pinned definitions changed: --accept NAME each that you have read"] if changed else []
-    told += [f"{len(drafted.left_out)} tools were left out"] if drafted.left_out else []
+    changed, left_out = sum(not tool.accepted for tool in drafted.changed), len(drafted.left_out)
+    told = []
+    if changed:
+        what = (
+            "1 definition changed under its pin" if changed == 1 else f"{changed} definitions changed under their pins"
+        )
+        told.append(f"{what}: --accept NAME each that you have read")
+    if left_out:
+        told.append("1 tool was left out" if left_out == 1 else f"{left_out} tools were left out")
     return ", and ".join(told)
 
 

@@ -128,7 +128,8 @@ def draft(server: str, listed: list[Json], before: Mapping[str, Any], accepted: 
     unknown = set(accepted) - {name for change in changed for name in (change.name, _short(change.name))}
     if unknown:
         raise ListingError(f"the definition of {quoted(min(unknown))} did not change: there is nothing to accept")
-    gone = tuple(full for full in known if full.startswith(f"{server}/") and full not in found)
+    listed_names = found.keys() | {f"{server}/{tool.name}" for tool in left_out}
+    gone = tuple(full for full in known if full.startswith(f"{server}/") and full not in listed_names)
     drafted = Drafted({**before, "tools": tools}, new, tuple(same), tuple(changed), gone, tuple(left_out))
     try:
         Registry.parse(drafted.written())
