@@ -118,7 +118,10 @@ def _load(
 ) -> Engine:
     if spec.engine == cedar.ENGINE:
         return cedar.CedarEngine.load(files, registry, agents)
-    return rego.RegoEngine.load(_file(files, rego.FILE), _data(files), spec.entrypoint, wasm_module, role=spec.role)
+    sources = {name: text for name, text in files.items() if name.endswith(".rego")}
+    return rego.RegoEngine.load(
+        _file(files, rego.FILE), _data(files), spec.entrypoint, wasm_module, role=spec.role, sources=sources
+    )
 
 
 def _opa(spec: EngineSpec, files: Mapping[str, bytes], server: opa.Server | None) -> Engine:

@@ -16,16 +16,16 @@ DECISION = "exequatur/decision"
 def test_a_machine_is_bytes_in_and_bytes_out():
     wasm = rego('package exequatur\ndecision := {"allow": input.ok == data.ok}')
     machine = load_module(wasm, None, b'{"ok":1}', DECISION, RegoLimits())
-    assert machine.evaluate(b'{"ok":1}') == b'[{"result":{"allow":true}}]'
-    assert machine.evaluate(b'{"ok":2}') == b'[{"result":{"allow":false}}]'
+    assert machine.evaluate(b'{"ok":1}', now_ns=0) == b'[{"result":{"allow":true}}]'
+    assert machine.evaluate(b'{"ok":2}', now_ns=0) == b'[{"result":{"allow":false}}]'
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"\xff", b"[" * 100_000])
 def test_a_document_that_is_not_json_gives_nothing_and_the_next_one_is_judged(document):
     machine = load_module(rego("package exequatur\ndecision := input"), None, b"{}", DECISION, RegoLimits())
     with contextlib.suppress(EvaluationError):
-        assert machine.evaluate(document) == b"[]"
-    assert machine.evaluate(b"5") == b'[{"result":5}]'
+        assert machine.evaluate(document, now_ns=0) == b"[]"
+    assert machine.evaluate(b"5", now_ns=0) == b'[{"result":5}]'
 
 
 @pytest.mark.parametrize("wasm", [b"", b"\0asm\1\0\0\0", b"not wasm", b"\0asm" + b"\xff" * 100])
