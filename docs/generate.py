@@ -1,4 +1,4 @@
-"""Write again what is made from code: the JSON Schemas of the daemons' settings.
+"""Write again what is made from code: the JSON Schemas of the daemons' settings, the reference of the document.
 
     python docs/generate.py
 
@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 
 from exequatur.settings import Settings
 from ledger.settings import LedgerSettings
+from pdp.policy.reference import page
 from pdp.settings import PdpSettings
 from sidecar.settings import SidecarSettings
 
@@ -62,9 +63,10 @@ def settings_schema(name: str) -> dict[str, Any]:
 
 def files() -> Mapping[str, str]:
     """Give each generated file's text, by its path in the tree."""
-    return {
+    schemas = {
         f"exequatur/schemas/{name}.schema.json": json.dumps(settings_schema(name), indent=2) + "\n" for name in SETTINGS
     }
+    return {**schemas, "docs/document.md": page()}
 
 
 if __name__ == "__main__":
