@@ -19,6 +19,7 @@ import cedarpy
 from cedarpy import pst
 
 from exequatur.registry import Resource, Tool
+from pdp.engine.cedar_text import Source
 from pdp.engine.inventory import Agent
 from pdp.engine.statements import Statement
 
@@ -144,7 +145,7 @@ class Slices:
                 self._kept -= len(dropped.hard.numbers) + len(dropped.soft.numbers)
 
 
-def joined(statements: Iterable[Statement]) -> str:
+def joined(statements: Iterable[Source | Statement]) -> str:
     """Give statements as one text."""
     return "\n".join(statement.text for statement in statements)
 

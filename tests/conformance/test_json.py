@@ -24,28 +24,34 @@ def suite(kind: str) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name.startswith(kind)}
 
 
-def test_what_is_not_json_is_refused():
+def test_what_is_not_json_is_refused(tally):
     cases = suite("n_")
+    taken = [name for name, data in cases.items() if accepted(data)]
+    tally("JSONTestSuite: must be refused", len(cases), wrong=len(taken))
     assert len(cases) == 188
-    assert [name for name, data in cases.items() if accepted(data)] == []
+    assert taken == []
 
 
-def test_json_is_accepted_but_for_members_that_are_there_twice():
+def test_json_is_accepted_but_for_members_that_are_there_twice(tally):
     cases = suite("y_")
     assert len(cases) == 95
     # I-JSON (RFC 7493 section 2.3) refuses these two.
     twice = {"y_object_duplicated_key.json", "y_object_duplicated_key_and_value.json"}
-    assert {name for name, data in cases.items() if not accepted(data)} == twice
+    refused = {name for name, data in cases.items() if not accepted(data)}
+    note = "a member that is there twice (I-JSON)"
+    tally("JSONTestSuite: must be accepted", len(cases), refused=len(twice), wrong=len(refused ^ twice), note=note)
+    assert refused == twice
 
 
-def test_what_may_go_either_way_never_fails_in_another_way():
+def test_what_may_go_either_way_never_fails_in_another_way(tally):
     cases = suite("i_")
     assert len(cases) == 35
-    for data in cases.values():
-        accepted(data)
+    taken = [data for data in cases.values() if accepted(data)]
+    note = "not I-JSON, or over a limit"
+    tally("JSONTestSuite: either way", len(cases), refused=len(cases) - len(taken), wrong=0, note=note)
 
 
-def test_the_standards_vectors_come_out_to_the_byte():
+def test_the_standards_vectors_come_out_to_the_byte(tally):
     files = dict(members("jcs-vectors.tar.gz"))
     inputs = {name.rpartition("/")[2]: data for name, data in files.items() if "/input/" in name}
     assert len(inputs) == 6
@@ -55,6 +61,7 @@ def test_the_standards_vectors_come_out_to_the_byte():
         assert written == files[f"testdata/output/{name}"]
         assert written == bytes.fromhex(files[f"testdata/outhex/{name.removesuffix('.json')}.txt"].decode())
         assert canonical(parse(written)) == written
+    tally("RFC 8785 vectors", len(inputs), wrong=0)
 
 
 def read(one, text: str):
@@ -64,7 +71,7 @@ def read(one, text: str):
         return None
 
 
-def test_naughty_strings_crash_nothing():
+def test_naughty_strings_crash_nothing(tally):
     strings = json.loads((folder() / "naughty-strings.json").read_bytes())
     assert len(strings) == 515
     for text in strings:
@@ -75,3 +82,4 @@ def test_naughty_strings_crash_nothing():
         if ".." in text.split("/"):
             with pytest.raises(AmbiguousError):
                 path(text)
+    tally("naughty strings", len(strings), wrong=0)

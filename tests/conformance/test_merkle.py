@@ -30,12 +30,13 @@ def holds(case: dict) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["inclusion", "consistency"])
-def test_every_proof_is_judged_as_its_makers_say(kind):
+def test_every_proof_is_judged_as_its_makers_say(kind, tally):
     cases = [
         (name, json.loads(content))
         for name, content in members("merkle-proofs.tar.gz")
         if f"testdata/{kind}/" in name and name.endswith(".json")
     ]
     wrong = [name for name, case in cases if holds(case) is case["wantErr"]]
+    tally(f"RFC 6962 {kind} proofs", len(cases), wrong=len(wrong))
     assert len(cases) == 98
     assert wrong == []
