@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -81,8 +81,8 @@ class Question:
     """The resource as an entity: its `uid`, `attrs` and `parents`."""
     entities: cedarpy.Entities
     schema: cedarpy.Schema
-    hard: Policies
-    soft: Policies
+    hard: tuple[Policies, ...]
+    soft: tuple[Policies, ...]
 
 
 class CedarEngine:
@@ -129,16 +129,13 @@ class CedarEngine:
         hard = _ask(question, question.hard)
         if isinstance(hard, Verdict):
             return hard
-        allowed, matched = hard
-        if not allowed:
-            return _denied(facts.tool, matched)
-        tightened: tuple[Statement, ...] = ()
-        if question.soft.statements:
-            soft = _ask(question, question.soft)
-            if isinstance(soft, Verdict):
-                return soft
-            tightened = soft[1]
-        return _allowed(matched, tightened)
+        permits, forbids = hard
+        if forbids or not permits:
+            return _denied(facts.tool, forbids)
+        soft = _ask(question, [policies for policies in question.soft if policies.statements])
+        if isinstance(soft, Verdict):
+            return soft
+        return _allowed(permits, soft[1])
 
     def question(self, facts: Facts) -> Question:
         """Put one action into Cedar's words; for `judge`, and for those who explain what it says."""
@@ -165,16 +162,28 @@ class CedarEngine:
         return prepared.agents[agent.id]
 
 
-def _ask(question: Question, policies: Policies) -> tuple[bool, tuple[Statement, ...]] | Verdict:
-    """Give Cedar's decision with the policies that made it, or the denial for what went wrong."""
-    result = cedarpy.is_authorized(question.request, policies.parsed, question.entities, question.schema)
-    errors = result.diagnostics.errors
-    if result.decision is cedarpy.Decision.NoDecision:
-        return refusal("the action's facts are not what the schema says", engine=ENGINE)
-    if errors:
-        return _failed(errors, policies.statements)
-    matched = policies.matched(_position(name) for name in result.diagnostics.reasons)
-    return result.decision is cedarpy.Decision.Allow, matched
+def _ask(question: Question, sets: Iterable[Policies]) -> tuple[tuple[Statement, ...], tuple[Statement, ...]] | Verdict:
+    """Give the permits and the forbids that hold, in their order, or the denial for what went wrong.
+
+    A set in which a forbid holds does not say which permits hold.
+    """
+    found: dict[int, Statement] = {}
+    for policies in sets:
+        result = cedarpy.is_authorized(question.request, policies.parsed, question.entities, question.schema)
+        if result.decision is cedarpy.Decision.NoDecision:
+            return refusal("the action's facts are not what the schema says", engine=ENGINE)
+        if result.diagnostics.errors:
+            return _failed(result.diagnostics.errors, policies.statements)
+        allowed = result.decision is cedarpy.Decision.Allow
+        for position in map(_position, result.diagnostics.reasons):
+            statement = policies.statements[position]
+            if statement.permits is not allowed:
+                return refusal("Cedar gave a decision that its reasons do not make", engine=ENGINE)
+            found[policies.numbers[position]] = statement
+        if allowed and not result.diagnostics.reasons:
+            return refusal("Cedar allowed the action without naming a permit", engine=ENGINE)
+    held = [found[number] for number in sorted(found)]
+    return tuple(one for one in held if one.permits), tuple(one for one in held if not one.permits)
 
 
 def _prepare(slices: Slices, registry: Registry, agents: Agents) -> dict[str, _Prepared]:
@@ -276,8 +285,6 @@ def _denied(tool: Tool, forbids: Sequence[Statement]) -> Verdict:
 
 
 def _allowed(permits: Sequence[Statement], soft: Sequence[Statement]) -> Verdict:
-    if not permits:
-        return refusal("Cedar allowed the action without naming a permit", engine=ENGINE)
     strictest = sorted(soft, key=lambda statement: -(statement.soft or Effect.DENY))
     return Verdict(
         ENGINE,

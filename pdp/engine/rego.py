@@ -19,6 +19,7 @@ from typing import Final
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, canonical, parse
 from pdp.engine.answer import AnswerError, verdict
 from pdp.engine.combine import refusal
+from pdp.engine.data_references import check_references
 from pdp.engine.document import Facts, rego_document
 from pdp.engine.manifest import Role
 from pdp.engine.reading import PolicyError
@@ -67,6 +68,7 @@ class RegoEngine:
             canonical_data = canonical(data)
         except JsonError as error:
             raise PolicyError(f"`data.json`: {error}") from None
+        check_references(sources or {}, data)
         machine = load_module(wasm, serialized_module, canonical_data, entrypoint, limits, sources=sources)
         return cls(machine, entrypoint, role)
 

@@ -4,8 +4,8 @@ Rules:
 - The index is over all three parts of the scope. Agents are in their teams and nothing else, actions in their groups,
   resources in nothing: so an entity that a scope names matches itself and its members, and a look-up finds all of it.
 - What the index does not understand is in every slice: in doubt, Cedar itself is asked.
-- What applies to every agent and resource is parsed once a tool. What names an agent, a team or a resource is added for
-  those that it names, when they are first met; how much of that is kept has a limit.
+- What applies to every agent and resource is parsed once a tool. What names an agent, a team or a resource is parsed
+  for those that it names, when they are first met; how much of that is kept has a limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from pdp.engine.inventory import Agent
 from pdp.engine.statements import Statement
 
 KEPT: Final = 200_000
-"""How many statements all slices of one engine may hold together; a hundred bytes each."""
+"""How many statements all slices of one engine may hold together; a kilobyte each."""
+
+TOGETHER: Final = 500
+"""Up to how many statements that apply to all are parsed again with those of one agent: it takes 50 us each, once.
+Where there are more, the two are asked one after the other, which takes 40 us more each time."""
 
 _Name: TypeAlias = tuple[str, str | None] | None
 """An entity by type and id, all of a type, or whatever there is."""
@@ -34,24 +38,24 @@ _Name: TypeAlias = tuple[str, str | None] | None
 class Policies:
     """Some statements as a parsed set. Cedar calls them `policy0`, `policy1`, … by their position.
 
-    `numbers` are their places among all statements, in which order they are told.
+    `numbers` are their places among all statements, ascending.
     """
 
     statements: tuple[Statement, ...]
     numbers: tuple[int, ...]
     parsed: cedarpy.PolicySet
 
-    def matched(self, positions: Iterable[int]) -> tuple[Statement, ...]:
-        """Give the statements at some positions, in the order in which they are written."""
-        return tuple(self.statements[at] for at in sorted(positions, key=lambda at: self.numbers[at]))
-
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one action is put to: permits and plain forbids, and apart from them what only tightens."""
+    """What one action is put to, in a set or two: permits and plain forbids, and apart from them what only tightens."""
 
-    hard: Policies
-    soft: Policies
+    hard: tuple[Policies, ...]
+    soft: tuple[Policies, ...]
+
+    def __len__(self) -> int:
+        """Count the statements."""
+        return sum(len(policies.numbers) for policies in (*self.hard, *self.soft))
 
 
 class Slices:
@@ -81,7 +85,8 @@ class Slices:
     def prepare(self, tool: Tool) -> AbstractSet[tuple[str, str]]:
         """Parse what applies to all calls of a tool; gives every fact that any policy can read in a call of it."""
         actions, kind = (None, tool.full, *tool.groups), tool.resource_type
-        self._general[tool.full] = self._slice(self._find(actions, (None,), (None, (kind, None))), None)
+        hard, soft = self._apart(self._find(actions, (None,), (None, (kind, None))))
+        self._general[tool.full] = Slice((self._shared(hard),), (self._shared(soft),))
         reads: set[tuple[str, str]] = set()
         for action in actions:
             reads |= self._reads.get((action, None), set()) | self._reads.get((action, kind), set())
@@ -101,40 +106,39 @@ class Slices:
         whom: list[_Name] = [None, ("Agent", agent.id), *(("Team", team) for team in agent.teams)]
         what: list[_Name] = [None, (tool.resource_type, None), *([resource] if resource else [])]
         found = self._find((None, tool.full, *tool.groups), whom, what)
-        own = found - {*general.hard.numbers, *general.soft.numbers}
-        if not own:
+        hard, soft = self._apart(found)
+        if (hard, soft) == (general.hard[0].numbers, general.soft[0].numbers):
             return general
-        made = self._slice(own, general)
-        self._kept += len(made.hard.numbers) + len(made.soft.numbers)
-        return made
+        own = Slice(self._more(general.hard[0], hard), self._more(general.soft[0], soft))
+        self._kept += len(own)
+        return own
 
     def _find(self, actions: Iterable[str | None], whom: Iterable[_Name], what: Iterable[_Name]) -> set[int]:
         keys = ((action, who, which) for action in actions for who in whom for which in what)
         return {number for key in keys for number in self._numbers.get(key, ())}
 
-    def _slice(self, numbers: AbstractSet[int], base: Slice | None) -> Slice:
-        """Parse some statements; `base` is the slice that they are added to."""
-        soft = [number for number in sorted(numbers) if self._statements[number].soft is not None]
-        hard = sorted(numbers - set(soft))
-        if base is None:
-            return Slice(self._whole(hard), self._whole(soft))
-        return Slice(self._more(base.hard, hard), self._more(base.soft, soft))
+    def _apart(self, numbers: AbstractSet[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the hard ones, and those that only tighten."""
+        hard = tuple(number for number in sorted(numbers) if self._statements[number].soft is None)
+        return hard, tuple(sorted(numbers - {*hard}))
 
-    def _whole(self, numbers: Sequence[int]) -> Policies:
+    def _shared(self, numbers: tuple[int, ...]) -> Policies:
         """Parse statements; tools with the same ones share them."""
-        key = tuple(numbers)
-        if key not in self._parsed:
-            statements = tuple(self._statements[number] for number in key)
-            self._parsed[key] = Policies(statements, key, cedarpy.PolicySet.from_str(joined(statements)))
-        return self._parsed[key]
+        if numbers not in self._parsed:
+            self._parsed[numbers] = self._parse(numbers)
+        return self._parsed[numbers]
 
-    def _more(self, base: Policies, numbers: Sequence[int]) -> Policies:
-        if not numbers:
-            return base
-        more = tuple(self._statements[number] for number in numbers)
-        # Cedar counts on from the base's own positions.
-        parsed = base.parsed.with_added_str(joined(more))
-        return Policies((*base.statements, *more), (*base.numbers, *numbers), parsed)
+    def _parse(self, numbers: tuple[int, ...]) -> Policies:
+        statements = tuple(self._statements[number] for number in numbers)
+        return Policies(statements, numbers, cedarpy.PolicySet.from_str(joined(statements)))
+
+    def _more(self, general: Policies, numbers: tuple[int, ...]) -> tuple[Policies, ...]:
+        """Give the sets for all of `numbers`, of which `general` has some."""
+        if numbers == general.numbers:
+            return (general,)
+        if len(general.numbers) <= TOGETHER:
+            return (self._parse(numbers),)
+        return general, self._parse(tuple(sorted({*numbers} - {*general.numbers})))
 
     def _drop(self) -> None:
         """Forget the oldest slices until the rest are few enough; each is made again when it is asked for."""
@@ -142,7 +146,7 @@ class Slices:
             tool, agent, resource = next(iter(self._own))
             dropped, general = self._own.pop((tool, agent, resource)), self._general[tool]
             if dropped is not general:
-                self._kept -= len(dropped.hard.numbers) + len(dropped.soft.numbers)
+                self._kept -= len(dropped)
 
 
 def joined(statements: Iterable[Source | Statement]) -> str:

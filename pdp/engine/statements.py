@@ -106,7 +106,10 @@ def _link(
             raise error(f"{link.pointer}/{slot}", wanted)
         if len(found) >= limits.statements:
             raise error(link.pointer, f"must not be there: there are {limits.statements} policies before it")
-        found[link.id] = _linked(source, link, limits)
+        try:
+            found[link.id] = _linked(source, link, limits)
+        except PolicyError as fault:
+            raise error(link.pointer, f"makes a policy that is not valid: {fault}") from None
         linked.add(link.template)
     for name, (source, _) in templates.items():
         if name not in linked:

@@ -305,6 +305,12 @@ SCOPES = [
     'principal, action, resource in Repository::"/work/app"',
     'principal, action, resource is Shell in Shell::"x"',
     'principal in Team::"sales", action, resource',
+    'principal in Team::"engineering", action, resource',
+    'principal == Agent::"coder", action in Action::"write", resource',
+    'principal in Agent::"clerk", action, resource is Repository',
+    "principal is Agent, action, resource",
+    'principal is Agent in Team::"engineering", action, resource == Repository::"/work/app"',
+    'principal == Agent::"clerk", action in [Action::"read", Action::"git/log"], resource',
 ]
 CONDITIONS = [
     "",
@@ -325,32 +331,42 @@ CONDITIONS = [
         max_size=8,
     ),
     st.sampled_from(["git/log", "git/commit", "shell/run"]),
+    st.sampled_from(["coder", "clerk"]),
+    st.sampled_from(["/work/app", "/work/other"]),
     st.booleans(),
     st.integers(0, 6),
 )
-def test_a_slice_with_the_facts_it_reads_decides_as_all_policies_with_all_facts_do(rules, name, labelled, tokens):
+def test_a_slice_with_the_facts_it_reads_decides_as_all_policies_with_all_facts_do(
+    rules, name, agent, path, labelled, tokens
+):
     """The index and the reduced document are an optimisation: against plain Cedar on everything, no answer differs."""
     text = PERMIT.replace("resource)", "resource) when { context.request.hour == 99 }") + "\n".join(
         f"{kind}({scope}) {condition};" for kind, scope, condition in rules
     )
-    arguments = {"git/log": LOG, "git/commit": COMMIT, "shell/run": {"command": "ls"}}[name]
-    asked = call(name, arguments, labels=frozenset({"pii"} if labelled else ()), claims=Claims(tokens=tokens))
+    known = {"git/log": {**LOG, "repo_path": path}, "git/commit": {**COMMIT, "repo_path": path}}
+    arguments = known.get(name, {"command": "ls"})
+    labels = frozenset({"pii"} if labelled else ())
+    asked = call(name, arguments, agent=agent, labels=labels, claims=Claims(tokens=tokens))
     try:
         found = engine(text).judge(asked)
     except PolicyError:  # a scope and a condition that can never hold together
         return
     schema = cedarpy.Schema.from_str(cedar_schema(REGISTRY, agents()))
     tool = REGISTRY.tools[name]
-    agent = {
-        name: getattr(asked.agent, name) for name in ("owner", "version", "models", "teams", "environment", "domains")
+    attributes = ("owner", "version", "models", "teams", "environment", "domains")
+    parents = [{"type": "Team", "id": team} for team in asked.agent.teams]
+    principal = {
+        "uid": {"type": "Agent", "id": agent},
+        "attrs": {name: getattr(asked.agent, name) for name in attributes},
+        "parents": parents,
     }
     resource = {"type": asked.resource.type, "id": asked.resource.id}
     entities = [
-        {"uid": {"type": "Agent", "id": "coder"}, "attrs": agent, "parents": [{"type": "Team", "id": "engineering"}]},
+        principal,
         {"uid": resource, "attrs": dict(asked.resource.attributes), "parents": []},
     ]
     request = {
-        "principal": {"type": "Agent", "id": "coder"},
+        "principal": {"type": "Agent", "id": agent},
         "action": {"type": "Action", "id": name},
         "resource": resource,
         "context": json.dumps(cedar_context(asked, context_type(tool, REGISTRY), input_type(tool), [])),
@@ -358,6 +374,25 @@ def test_a_slice_with_the_facts_it_reads_decides_as_all_policies_with_all_facts_
     whole = cedarpy.is_authorized(request, text, cedarpy.Entities.from_json_str(json.dumps(entities), schema), schema)
     assert not whole.diagnostics.errors
     assert (found.effect is Effect.ALLOW) == whole.allowed
+    reasons = sorted(int(name.removeprefix("policy")) for name in whole.diagnostics.reasons)
+    assert [reason.policy for reason in found.reasons if reason.policy] == [
+        "all" if number == 0 else f"policy.cedar#{number + 1}" for number in reasons
+    ]
+
+
+def test_slices_for_agents_and_resources_are_kept_and_forgotten_and_made_again(monkeypatch):
+    names = [f"/work/{number}" for number in range(8)]
+    named = "".join(f'@id("{n[1:]}") forbid(principal, action, resource == Repository::"{n}");\n' for n in names)
+    judged = engine(PERMIT + named)
+    slices = judged._slices
+    monkeypatch.setattr("pdp.engine.slices.KEPT", 5)
+    for path in [*names, *names, "/work/else", "/work/other"]:
+        verdict = judged.judge(call("git/log", {"repo_path": path}))
+        assert policies(verdict) == ([path[1:]] if path in names else ["all"])
+        assert slices._kept <= 5
+        assert slices._kept == sum(len(one) for one in slices._own.values() if one is not slices._general["git/log"])
+    # What nothing names shares one slice, and no name of an attacker's adds another.
+    assert len([key for key in slices._own if key[2] is None]) == 1
 
 
 def test_every_tool_has_its_slice_even_when_nothing_names_it():
@@ -366,3 +401,24 @@ def test_every_tool_has_its_slice_even_when_nothing_names_it():
         arguments = {"repo_path": "/a", "message": "m", "files": [], "command": "ls", "query": "q"}
         known = REGISTRY.tools[name].input_schema["properties"]
         assert judged.judge(call(name, {k: v for k, v in arguments.items() if k in known})).errors == ()
+
+
+@pytest.mark.parametrize("together", [0, 500])
+def test_what_applies_to_all_and_what_applies_to_one_are_one_answer_in_one_set_or_in_two(together, monkeypatch):
+    monkeypatch.setattr("pdp.engine.slices.TOGETHER", together)
+    here = 'principal == Agent::"coder", action, resource == Repository::"/work/app"'
+    ask = '@effect("warn")'
+    judged = engine(
+        f"""@id("p1") permit({here}); @id("s1") {ask} forbid({here}); {PERMIT}
+        @id("s2") {ask} forbid(principal, action, resource); @id("p2") permit({here}, "none");
+        @id("no1") forbid(principal, action == Action::"git/commit", resource == Repository::"/work/app");
+        @id("no2") forbid(principal, action, resource) when {{ context.claims.tokens > 0 }};
+        @id("bad") forbid({here}) when {{ context.claims.tokens * 9223372036854775807 > 9 && false }};
+        """.replace(', "none"', "")
+    )
+    allowed = judged.judge(call("git/log", LOG))
+    assert (allowed.effect, policies(allowed)) == (Effect.WARN, ["s1", "s2", "p1", "all", "p2"])
+    assert policies(judged.judge(call("git/log", {"repo_path": "/work/other"}))) == ["s2", "all"]
+    assert policies(judged.judge(call("git/commit", COMMIT))) == ["no1"]
+    assert policies(judged.judge(call("git/log", LOG, agent="clerk", claims=Claims(tokens=1)))) == ["no2"]
+    assert policies(judged.judge(call("git/log", LOG, claims=Claims(tokens=2)))) == ["bad"]
