@@ -6,9 +6,6 @@ import copy
 import datetime as dt
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exequatur.action import Claims
-from exequatur.registry import Registry
 from exequatur.trust.bundle import verify
 from exequatur.trust.keys import parse_public_keys
 from pdp.engine import rego
@@ -239,20 +235,3 @@ def test_the_largest_write_and_the_longest_command_are_judged_within_their_fuel(
     assert snapshot.judge(facts(snapshot, case)).effect is Effect.ALLOW
     line = {"command": "pytest " + "tests/test_a.py " * 600, "cwd": "/workspace"}
     assert snapshot.judge(facts(snapshot, {**case, "tool": "shell/run", "arguments": line})).effect is Effect.ALLOW
-
-
-def test_the_git_server_still_declares_what_is_pinned(tmp_path):
-    """The published server's definitions are the registry's; the way to refresh them works and changes nothing."""
-    pack = tmp_path / "pack"
-    shutil.copytree(PACK, pack)
-    server = [sys.executable, "-m", "mcp_server_git"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "policies" / "refresh.py", pack, "--server", "git", "--", *server],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == ""
-    assert (pack / "tools.json").read_bytes() == (PACK / "tools.json").read_bytes()
-    git = [name for name in Registry.parse((pack / "tools.json").read_bytes()).tools if name.startswith("git/")]
-    assert len(git) == 12
