@@ -53,7 +53,7 @@ class Metrics:
         )
         self.opa_down = Gauge(
             "exequatur_opa_down",
-            "1 while a worker denies at once, since its OPA server does not answer.",
+            "1 where the last question of a worker to its OPA server had no answer.",
             registry=self.registry,
             multiprocess_mode="livemax",
         )

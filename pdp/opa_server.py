@@ -149,7 +149,7 @@ class OpaServer:
 
         began, missed, answered = time.monotonic(), 0, False
         while True:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(WATCH_S if answered else WATCH_S / 10)
             if await asyncio.to_thread(is_up, self.address, timeout_s=WATCH_S):
                 missed, answered = 0, True
                 continue

@@ -210,7 +210,7 @@ async def _opa(settings: PdpSettings, proven: Proven, servers: OpaServers) -> st
 def _program(settings: PdpSettings) -> Path:
     """Find `opa`. Raises `NotReadyError`."""
     try:
-        found = settings.opa or find_opa(os.environ)
+        found = find_opa(os.environ if settings.opa is None else {"EXEQUATUR_OPA": str(settings.opa)})
     except OpaError as error:
         raise NotReadyError(str(error)) from None
     if found is None:
@@ -237,7 +237,8 @@ async def _look(
     if waiting is not None and look.found.bundle.digest == waiting.digest:
         return waiting, now
     try:
-        program = _program(settings) if entrypoint_of(look.found.bundle.files) else None
+        needed = entrypoint_of(look.found.bundle.files)
+        program = await asyncio.to_thread(_program, settings) if needed else None
         proving = partial(prove, now=now, tenant=settings.tenant, floor=floor, opa_binary=program)
         return await asyncio.to_thread(proving, look.found.data, keys), now
     except PolicyError as error:

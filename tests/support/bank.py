@@ -94,8 +94,11 @@ CASES = """
 """
 
 
-def sources(policies: int = 0) -> dict[str, bytes]:
-    """Give the bundle's sources; with `policies`, that many more forbids on other tools than `bank/look`."""
+def sources(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
+    """Give the bundle's sources; with `policies`, that many more forbids on other tools than `bank/look`.
+
+    `engine` judges what is written in Rego.
+    """
     agents = {
         name: {
             "owner": "bank@example.org",
@@ -115,7 +118,7 @@ def sources(policies: int = 0) -> dict[str, bytes]:
     )
     engines = [
         {"engine": "cedar", "role": "decide"},
-        {"engine": "rego", "role": "restrict", "entrypoint": "exequatur/decision"},
+        {"engine": engine, "role": "restrict", "entrypoint": "exequatur/decision"},
     ]
     return {
         "exequatur.json": json.dumps(
@@ -146,17 +149,19 @@ def public_pem() -> bytes:
 
 
 @functools.cache
-def files(policies: int = 0) -> dict[str, bytes]:
+def files(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
     """Build once a run."""
-    built = build(sources(policies), find_opa(os.environ))
+    built = build(sources(policies, engine), find_opa(os.environ))
     assert not built.results.failures, built.results
     return dict(built.files)
 
 
-def archive(sequence: int = 1, *, policies: int = 0, days: float = 1, key: SigningKey | None = None) -> bytes:
+def archive(
+    sequence: int = 1, *, policies: int = 0, engine: str = "rego", days: float = 1, key: SigningKey | None = None
+) -> bytes:
     """Give the signed bundle."""
     claims = BundleClaims(sequence, datetime.now(UTC) + timedelta(days=days))
-    return sign(files(policies), key or signing_key(), claims)
+    return sign(files(policies, engine), key or signing_key(), claims)
 
 
 def put(folder: Path, sequence: int = 1, **options: Any) -> tuple[Path, Path]:

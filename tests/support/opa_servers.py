@@ -42,6 +42,16 @@ def files(rego: str = REGO, **more: bytes) -> dict[str, bytes]:
     return {**found, ".manifest": json.dumps(about).encode()}
 
 
+def with_opa(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Let the engine `opa` judge what `rego` judged."""
+    settings = json.loads(files["exequatur.json"])
+    for engine in settings["engines"]:
+        if engine["engine"] == "rego":
+            engine["engine"] = "opa"
+    left = {name: data for name, data in files.items() if name != "policy.wasm"}
+    return {**left, "exequatur.json": json.dumps(settings).encode()}
+
+
 def revision(rego: str = REGO) -> str:
     """Give the revision of `files(rego)`."""
     return revision_of(files(rego))
@@ -58,10 +68,22 @@ def children(word: str, parent: int | None = None) -> list[int]:
     return sorted(found)
 
 
+def running(word: str) -> set[int]:
+    """Give the process ids, whoever's they are, whose command line holds `word`."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
+
+
 @contextlib.contextmanager
-def team_server(folder: Path, bundle: dict[str, bytes], *options: str, scheme: str = "http") -> Iterator[str]:
+def team_server(
+    folder: Path, bundle: dict[str, bytes], *options: str, scheme: str = "http", port: int | None = None
+) -> Iterator[str]:
     """Run a server as a team would, on a port of loopback; gives its URL."""
-    port = free_port()
+    port = port or free_port()
     archive = folder / f"team-{port}.tar.gz"
     archive.write_bytes(write_archive(bundle))
     command = [opa(), "run", "--server", "--bundle", str(archive), "--addr", f"127.0.0.1:{port}"]

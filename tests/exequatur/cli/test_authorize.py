@@ -16,7 +16,10 @@ from decisions import Decisions, deny
 from exequatur.cli.authorize import authorize
 from exequatur.transport import Code, Refusal
 from exequatur.v1 import decision_pb2
-from publisher import KID, built, pair, publish
+from opa_servers import with_opa
+from pdp.bundle.build import build
+from policies import opa
+from publisher import KID, built, pair, publish, sources
 
 app = typer.Typer()
 app.command()(authorize)
@@ -41,6 +44,18 @@ def ask(envelope: object, *arguments: str, code: int):
     result = CliRunner().invoke(app, ["-", *arguments], input=text)
     assert result.exit_code == code, result.output + result.stderr
     return result
+
+
+def test_rego_that_an_opa_server_judges_is_judged_by_one_for_as_long_as_it_takes(monkeypatch):
+    files = dict(build(with_opa(sources()), Path(opa())).files)
+    Path("signed.tar.gz").write_bytes(publish(files=files, expires_at=datetime(2090, 1, 1, tzinfo=UTC)))
+    outside = {**LOOK, "arguments": {"path": "/etc/passwd"}}
+    assert here(outside, code=1)["reasons"][0]["policy"] == "notes.outside"
+    monkeypatch.setenv("EXEQUATUR_OPA", "/nowhere/opa")
+    assert (
+        "`/nowhere/opa`, which is not there"
+        in ask(LOOK, "--bundle", "signed.tar.gz", "--keys", "public", code=64).stderr
+    )
 
 
 def here(envelope: object, *arguments: str, code: int) -> dict:
