@@ -23,6 +23,7 @@ RESERVED: Final = frozenset({"__entity", "__extn", "__expr"})
 """Member names that are escapes in Cedar's JSON: https://docs.cedarpolicy.com/auth/entities-syntax.html"""
 
 _MAX_DEPTH: Final = 12  # JSON Schemas may refer to themselves; arguments that nest deeper are untyped
+_MAX_PARTS: Final = 10_000  # of one tool's arguments: members, items and alternatives; an MCP server's largest has 300
 _OURS: Final = frozenset({"Agent", "Team", "Action", "SessionFacts", "ToolFacts", "ClaimsFacts", "RequestFacts"})
 _CEDARS: Final = frozenset(
     {"Bool", "Boolean", "String", "Long", "Set", "Record", "Entity", "Extension", "decimal", "datetime", "duration"}
@@ -114,9 +115,11 @@ _SCALARS: Final = {"string": STRING, "integer": LONG, "boolean": BOOL, "number":
 
 
 def input_type(tool: Tool) -> RecordOf:
-    """Give the type of `context.input` for a tool, from the JSON Schema of its arguments."""
-    schema = dict(tool.input_schema)
-    found = _type(schema, schema, 0)
+    """Give the type of `context.input` for a tool, from the JSON Schema of its arguments.
+
+    Raises `PolicyError` for a schema that says too much once its references are followed.
+    """
+    found = _Reading(tool.full, dict(tool.input_schema)).type(dict(tool.input_schema), 0)
     return found[0] if found is not None and isinstance(found[0], RecordOf) else _NOTHING
 
 
@@ -246,56 +249,67 @@ def _attributes(tool: Tool) -> dict[str, Member]:
     return found
 
 
-def _type(schema: Json, root: Json, depth: int) -> tuple[CedarType, bool] | None:
-    """Give the Cedar type of what a JSON Schema admits, and whether it holds each such value; None for untyped."""
-    if not isinstance(schema, dict) or depth > _MAX_DEPTH:
-        return None
-    if "$ref" in schema:
-        return _type(_resolve(schema["$ref"], root), root, depth + 1)
-    for word in ("anyOf", "oneOf", "allOf"):
-        if word in schema and "properties" not in schema:
-            return _alternatives(schema[word], root, depth)
-    values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
-    if values is not None:
-        return _enumerated(values)
-    kinds = schema.get("type", "object" if "properties" in schema else None)
-    names = kinds if isinstance(kinds, list) else [kinds]
-    plain = [name for name in names if name != "null"]
-    if len(plain) != 1:
-        return None
-    found = _plain(plain[0], schema, root, depth)
-    return None if found is None else (found[0], found[1] and len(plain) == len(names))
+class _Reading:
+    """One tool's JSON Schema, while it is read. References fan out, so what is read is counted."""
 
+    def __init__(self, tool: str, root: Json) -> None:
+        self._tool, self._root = tool, root
+        self._left = _MAX_PARTS
 
-def _plain(kind: Json, schema: dict[str, Json], root: Json, depth: int) -> tuple[CedarType, bool] | None:
-    if isinstance(kind, str) and kind in _SCALARS:
-        # Numbers with more than four decimals, and integers beyond 2^53, are left out; the latter are refused anyway.
-        return _SCALARS[kind], kind != "number"
-    if kind == "array" and "prefixItems" not in schema:
-        item = _type(schema.get("items"), root, depth + 1)
-        return None if item is None else (SetOf(item[0]), item[1])
-    properties = schema.get("properties")
-    if kind != "object" or not isinstance(properties, dict):
-        return None
-    required = schema.get("required", [])
-    members: dict[str, Member] = {}
-    for name in sorted(properties.keys() - RESERVED):
-        member = _type(properties[name], root, depth + 1)
-        if member is not None:
-            members[name] = Member(member[0], member[1] and isinstance(required, list) and name in required)
-    return RecordOf(members), True
+    def type(self, schema: Json, depth: int) -> tuple[CedarType, bool] | None:
+        """Give the Cedar type of what a schema admits, and whether it holds each such value; None for untyped."""
+        self._left -= 1
+        if self._left < 0:
+            raise PolicyError(
+                f"`tools.json`: tool `{self._tool}`: its arguments have more than {_MAX_PARTS} parts when references "
+                "are followed: say in the schema what the tool needs"
+            )
+        if not isinstance(schema, dict) or depth > _MAX_DEPTH:
+            return None
+        if "$ref" in schema:
+            return self.type(_resolve(schema["$ref"], self._root), depth + 1)
+        for word in ("anyOf", "oneOf", "allOf"):
+            if word in schema and "properties" not in schema:
+                return self._alternatives(schema[word], depth)
+        values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
+        if values is not None:
+            return _enumerated(values)
+        kinds = schema.get("type", "object" if "properties" in schema else None)
+        names = kinds if isinstance(kinds, list) else [kinds]
+        plain = [name for name in names if name != "null"]
+        if len(plain) != 1:
+            return None
+        found = self._plain(plain[0], schema, depth)
+        return None if found is None else (found[0], found[1] and len(plain) == len(names))
 
+    def _plain(self, kind: Json, schema: dict[str, Json], depth: int) -> tuple[CedarType, bool] | None:
+        if isinstance(kind, str) and kind in _SCALARS:
+            # Numbers of more than four decimals are left out, and integers beyond 2^53, which are refused anyway.
+            return _SCALARS[kind], kind != "number"
+        if kind == "array" and "prefixItems" not in schema:
+            item = self.type(schema.get("items"), depth + 1)
+            return None if item is None else (SetOf(item[0]), item[1])
+        properties = schema.get("properties")
+        if kind != "object" or not isinstance(properties, dict):
+            return None
+        required = schema.get("required", [])
+        members: dict[str, Member] = {}
+        for name in sorted(properties.keys() - RESERVED):
+            member = self.type(properties[name], depth + 1)
+            if member is not None:
+                members[name] = Member(member[0], member[1] and isinstance(required, list) and name in required)
+        return RecordOf(members), True
 
-def _alternatives(options: Json, root: Json, depth: int) -> tuple[CedarType, bool] | None:
-    """Give the one type that all alternatives share, `null` aside (the usual form of an optional argument)."""
-    if not isinstance(options, list):
-        return None
-    plain = [option for option in options if not (isinstance(option, dict) and option.get("type") == "null")]
-    found = [_type(option, root, depth + 1) for option in plain]
-    first = found[0] if found else None
-    if first is None or any(other is None or other[0] != first[0] for other in found):
-        return None
-    return first[0], all(other is not None and other[1] for other in found) and len(plain) == len(options)
+    def _alternatives(self, options: Json, depth: int) -> tuple[CedarType, bool] | None:
+        """Give the one type that all alternatives share, `null` aside (the usual form of an optional argument)."""
+        if not isinstance(options, list):
+            return None
+        plain = [option for option in options if not (isinstance(option, dict) and option.get("type") == "null")]
+        found = [self.type(option, depth + 1) for option in plain]
+        first = found[0] if found else None
+        if first is None or any(other is None or other[0] != first[0] for other in found):
+            return None
+        return first[0], all(other is not None and other[1] for other in found) and len(plain) == len(options)
 
 
 def _enumerated(values: Json) -> tuple[CedarType, bool] | None:
