@@ -50,6 +50,7 @@ _PLAIN: Final = _set(
 
 _ADDRESSES: Final = _set("bcc cc email emails phone recipient recipients to webhook")
 _CODE: Final = _set("argv cmd code command commandline commands expression script shell sql")
+_DEPTH: Final = 16  # of schemas inside each other; some refer to themselves
 _BASES: Final = _set("base cwd project repo repository root workspace")
 _KINDS: Final[Mapping[str, frozenset[str]]] = {
     "command": _set("cmd command commandline"),
@@ -59,6 +60,7 @@ _KINDS: Final[Mapping[str, frozenset[str]]] = {
 }
 _FORMATS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("uri", "uri-reference", "iri", "url"), "url"),
+    **dict.fromkeys(("path", "file-path", "directory-path"), "path"),
     **dict.fromkeys(("hostname", "idn-hostname", "ipv4", "ipv6"), "host"),
 }
 _RESOURCES: Final[Mapping[str, str]] = {"command": "Command", "url": "Url", "host": "Host", "path": "File"}
@@ -184,7 +186,7 @@ def _arguments(schema: Mapping[str, Any]) -> Iterator[_Argument]:
     properties, required = schema.get("properties"), schema.get("required")
     for name, rule in (properties if isinstance(properties, dict) else {}).items():
         words = tuple(_words(name))
-        shape, many = _shape(rule)
+        shape, many = _shape(rule, schema, 0)
         text = shape is not None
         yield _Argument(
             name=name,
@@ -197,19 +199,24 @@ def _arguments(schema: Mapping[str, Any]) -> Iterator[_Argument]:
         )
 
 
-def _shape(rule: Any) -> tuple[Mapping[str, Any] | None, bool]:
+def _shape(rule: Any, root: Mapping[str, Any], depth: int) -> tuple[Mapping[str, Any] | None, bool]:
     """Give the rule of a text, null aside, and whether it is for the items of a list; None where it is no text."""
-    if not isinstance(rule, dict):
+    if not isinstance(rule, dict) or depth > _DEPTH:
         return None, False
-    for word in ("anyOf", "oneOf"):
+    if str(rule.get("$ref", "")).startswith("#/$defs/"):
+        named = root.get("$defs")
+        found = named.get(rule["$ref"].removeprefix("#/$defs/")) if isinstance(named, dict) else None
+        return _shape(found, root, depth + 1)
+    for word in ("anyOf", "oneOf", "allOf"):
         options = rule.get(word)
         if isinstance(options, list):
             plain = [option for option in options if not (isinstance(option, dict) and option.get("type") == "null")]
-            return _shape(plain[0]) if len(plain) == 1 else (None, any(_shape(option)[1] for option in plain))
+            shapes = [_shape(option, root, depth + 1) for option in plain]
+            return shapes[0] if len(shapes) == 1 else (None, any(many for _, many in shapes))
     kinds = rule.get("type")
     plain_kinds = [kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if kind != "null"]
     if plain_kinds == ["array"]:
-        return _shape(rule.get("items"))[0], True
+        return _shape(rule.get("items"), root, depth + 1)[0], True
     return (rule if plain_kinds == ["string"] and "enum" not in rule and "const" not in rule else None), False
 
 

@@ -157,6 +157,17 @@ def test_an_argument_is_canonicalised_by_what_it_is(name, rule, kind):
     assert guessed("do", **{name: rule}).entry.get("arguments", {}).get(name) == kind
 
 
+def test_what_a_schema_names_elsewhere_is_looked_up_and_no_further_than_it_goes():
+    schema = {
+        "type": "object",
+        "properties": {"where": {"$ref": "#/$defs/Where"}, "loop": {"$ref": "#/$defs/Loop"}},
+        "$defs": {"Where": {"type": "string", "format": "path"}, "Loop": {"anyOf": [{"$ref": "#/$defs/Loop"}]}},
+    }
+    found = guess("box", {"name": "show", "inputSchema": schema}).entry
+    assert found["arguments"] == {"where": {"kind": "path"}}
+    assert found["egress"]  # nobody can say what the other one is
+
+
 def test_files_beside_a_folder_are_joined_on_it():
     found = guessed("add", repo_path=TEXT, files={"type": "array", "items": TEXT}).entry["arguments"]
     assert found == {"repo_path": {"kind": "path"}, "files": {"kind": "path", "base": "repo_path"}}
