@@ -211,13 +211,20 @@ def _shape(rule: Any, root: Mapping[str, Any], depth: int) -> tuple[Mapping[str,
         options = rule.get(word)
         if isinstance(options, list):
             plain = [option for option in options if not (isinstance(option, dict) and option.get("type") == "null")]
-            shapes = [_shape(option, root, depth + 1) for option in plain]
-            return shapes[0] if len(shapes) == 1 else (None, any(many for _, many in shapes))
+            if len(plain) == 1:
+                return _shape(plain[0], root, depth + 1)
+            # Not followed: alternatives of alternatives can be any number.
+            return None, any(isinstance(option, dict) and _may_be_a_list(option) for option in plain)
     kinds = rule.get("type")
     plain_kinds = [kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if kind != "null"]
     if plain_kinds == ["array"]:
         return _shape(rule.get("items"), root, depth + 1)[0], True
     return (rule if plain_kinds == ["string"] and "enum" not in rule and "const" not in rule else None), False
+
+
+def _may_be_a_list(rule: Mapping[str, Any]) -> bool:
+    kinds = rule.get("type", "array")
+    return "array" in (kinds if isinstance(kinds, list) else [kinds])
 
 
 def _holds_text(rule: Any) -> bool:

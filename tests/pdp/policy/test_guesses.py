@@ -168,6 +168,12 @@ def test_what_a_schema_names_elsewhere_is_looked_up_and_no_further_than_it_goes(
     assert found["egress"]  # nobody can say what the other one is
 
 
+def test_a_schema_that_fans_out_without_end_costs_nothing():
+    loop = {"anyOf": [{"$ref": "#/$defs/Loop"}] * 1_000}
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/Loop"}}, "$defs": {"Loop": loop}}
+    assert {"bulk", "egress"} <= guess("box", {"name": "show", "inputSchema": schema}).entry.keys()
+
+
 def test_files_beside_a_folder_are_joined_on_it():
     found = guessed("add", repo_path=TEXT, files={"type": "array", "items": TEXT}).entry["arguments"]
     assert found == {"repo_path": {"kind": "path"}, "files": {"kind": "path", "base": "repo_path"}}
