@@ -50,7 +50,7 @@ def authorize(
     as_json: AsJson = False,
 ) -> None:
     """Ask whether one action may run: exit code 0 is yes, 1 is no."""
-    action = _read(envelope)
+    action = read_envelope(envelope)
     if bundle is not None:
         if unsafe_unsigned == (keys is not None):
             fail("`--bundle` needs `--keys`, the folder of those who may sign it, or `--unsafe-unsigned`, not both")
@@ -118,7 +118,8 @@ def decision_value(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> Action:
+def read_envelope(path: Path) -> Action:
+    """Read an action from a file, or from standard input where the path is `-`; exits where it is none."""
     try:
         if str(path) == "-":
             data = sys.stdin.buffer.read(_ENVELOPE_BYTES)

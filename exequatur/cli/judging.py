@@ -36,7 +36,7 @@ def judge_here(
         ring = None if keys is None else read_keys(keys)
     except TrustError as error:
         fail(f"`--keys {keys}`: {error}", Exit.CONFIG)
-    run = _run(session_file, action.session or SESSION)
+    run = read_session(session_file, action.session or SESSION)
     try:
         verified = open_bundle(read_archive_file(bundle), ring, now=now, tenant=tenant)
         opa = find_opa(os.environ) if entrypoint_of(verified.files) else None
@@ -49,7 +49,8 @@ def judge_here(
         fail(f"`{bundle}`: {error}", Exit.CONFIG)
 
 
-def _run(path: Path | None, session_id: str) -> cases.Run:
+def read_session(path: Path | None, session_id: str) -> cases.Run:
+    """Read a session from a file of JSON, as the `session` of a case; without a file it may use every tool."""
     if path is None:
         return cases.Run(id=session_id)
     try:

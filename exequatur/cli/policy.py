@@ -14,6 +14,15 @@ from exequatur.cli.bundle import AsJson, work
 
 app = typer.Typer(no_args_is_help=True)
 
+Envelope = Annotated[
+    Path | None,
+    typer.Argument(metavar="[FILE|-]", help='an action in JSON: {"agent", "tool", "arguments"}; - is stdin'),
+]
+Session = Annotated[
+    Path | None, typer.Option("--session", metavar="FILE", help="the session, as the `session` of a case, in JSON")
+]
+Time = Annotated[str, typer.Option(metavar="TIME", help="the clock stands at this time, not at now")]
+Enforced = Annotated[bool, typer.Option("--door-enforced", help="it comes through a door that cannot be gone around")]
 Sources = Annotated[Path, typer.Argument(metavar="FOLDER|BUNDLE", help="a folder of sources, or a bundle")]
 
 
@@ -85,3 +94,40 @@ def run_cases(
         as_json=as_json,
     )
     verb.test(asked, watch=watch)
+
+
+@app.command("eval")
+def evaluate(
+    path: Sources,
+    envelope: Envelope = None,
+    *,
+    session: Session = None,
+    time: Time = "",
+    door_enforced: Enforced = False,
+    document: Annotated[bool, typer.Option("--document", help="show what each engine saw")] = False,
+    query: Annotated[str, typer.Option(metavar="REGO", help="answer this query, on the action's document if any")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Judge one action, and show what each engine says: exit code 0 is yes, 1 is no."""
+    verb = work("policy_explain")
+    asked = verb.Asked(path, envelope, session=session, time=time, door_enforced=door_enforced, as_json=as_json)
+    verb.evaluate(asked, documents=document, query=query)
+
+
+@app.command()
+def explain(
+    path: Sources,
+    envelope: Envelope = None,
+    *,
+    case: Annotated[str, typer.Option(metavar="NAME", help="explain this case of the bundle's own")] = "",
+    session: Session = None,
+    time: Time = "",
+    door_enforced: Enforced = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say why: which policies applied, and on which condition each of the others ended."""
+    verb = work("policy_explain")
+    asked = verb.Asked(
+        path, envelope, case=case, session=session, time=time, door_enforced=door_enforced, as_json=as_json
+    )
+    verb.why(asked)

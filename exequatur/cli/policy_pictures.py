@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.json import JSON
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
+from exequatur.cli.console import EFFECT_STYLES
+
+_UNASKED: Final = "no engine was asked: the action was refused before"
+_ORDER: Final = ("failed", "applied", "stopped", "not asked")
+_MARKS: Final = {
+    "applied": ("✓", "green"),
+    "stopped": ("·", "dim"),
+    "failed": ("✗", "red"),
+    "not asked": ("·", "dim"),
+}
 _TENTH: Final = 10  # of a percent: shown rounded down, so that 100 means all
 
 
@@ -107,3 +120,89 @@ def _summary(value: Mapping[str, Any]) -> Text:
     return Text.assemble(
         ("✓ ", "green"), (f"{count} cases hold" if count > 1 else "1 case holds", "bold"), (took, "dim")
     )
+
+
+def judged(value: Mapping[str, Any]) -> RenderableType:
+    """What each engine says, what comes of it, and what they saw."""
+    parts: list[RenderableType] = [_answer(value), Text()]
+    if not value["asked"]:
+        parts.append(Text(_UNASKED, style="dim"))
+    for engine in value["engines"]:
+        parts.append(_engine_line(engine))
+        parts.append(Padding(_reasons(engine), (0, 0, 0, 2)))
+    for name, document in value.get("documents", {}).items():
+        parts += [Text(), Text(f"what {name} saw", style="bold"), JSON.from_data(document, ensure_ascii=False)]
+    return Group(*parts)
+
+
+def results(found: Sequence[Any]) -> RenderableType:
+    """What a query gave: a line each."""
+    if not found:
+        return Text("undefined", style="yellow")
+    return Group(*(JSON.from_data(each[0] if isinstance(each, list) and len(each) == 1 else each) for each in found))
+
+
+def explained(value: Mapping[str, Any]) -> RenderableType:
+    """A tree: the answer, each engine, each policy, and where it ended."""
+    tree = Tree(_answer(value), guide_style="dim")
+    if not value["asked"]:
+        tree.add(_reasons(value))
+        tree.add(Text(_UNASKED, style="dim"))
+    for engine in value["engines"]:
+        branch = tree.add(_engine_line(engine))
+        for error in engine["errors"]:
+            branch.add(Text(error, style="red", overflow="fold"))
+        for policy in sorted(engine["policies"], key=lambda each: _ORDER.index(each["state"])):
+            _policy(branch, policy)
+        for what, count in sorted(engine["elsewhere"].items()):
+            about = f"1 policy is about other {what}" if count == 1 else f"{count} policies are about other {what}"
+            branch.add(Text(about, style="dim"))
+    return tree
+
+
+def _answer(value: Mapping[str, Any]) -> Text:
+    effect = value["effect"]
+    return Text.assemble(
+        (effect.upper().replace("_", " "), f"bold {EFFECT_STYLES[effect]}"),
+        (f"  {value['tool']}", "bold"),
+        (f"  by {value['agent']}", "dim"),
+        (f"  ·  {value['case']}  {value['where']}" if value["case"] else "", "dim"),
+    )
+
+
+def _engine_line(engine: Mapping[str, Any]) -> Text:
+    effect = engine["effect"]
+    return Text.assemble(
+        (engine["engine"], "bold"),
+        (f" {engine['role']}s: ", "dim"),
+        (effect.replace("_", " "), EFFECT_STYLES[effect]),
+    )
+
+
+def _reasons(value: Mapping[str, Any]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for reason in value["reasons"]:
+        table.add_row(Text(reason["policy"] or reason["kind"].replace("_", " ")), Text(reason["text"], style="dim"))
+    for name in ("approvers", "obligations", "errors"):
+        for each in value[name]:
+            said = f"{each['id']} {json.dumps(each['parameters'])}" if name == "obligations" else each
+            table.add_row(Text(name, style="dim"), Text(said))
+    return table
+
+
+def _policy(branch: Tree, policy: Mapping[str, Any]) -> None:
+    """One policy in one line, with where it ended if it did; below it the values there, and the rules asked there."""
+    mark, style = _MARKS[policy["state"]]
+    line = Text.assemble((f"{mark} ", style), (policy["policy"], "bold" if policy["state"] == "applied" else ""))
+    line.append(f"  {policy['does']}" if policy["does"] else "", style="dim")
+    because = policy["because"]
+    if because is None:
+        line.append("  not asked" if policy["state"] == "not asked" else "", style="dim")
+        branch.add(line.append(f"  {policy['file']}:{policy['line']}", style="cyan"))
+        return
+    line.append(f"  {because['file']}:{because['line']}", style="cyan")
+    node = branch.add(line.append(f"  {because['text']}").append(f"  {because['was']}", style="yellow"))
+    for name, found in because["values"]:
+        node.add(Text.assemble((name, ""), (" = ", "dim"), found))
+    for asked in policy["asked"]:
+        _policy(node, asked)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pdp.engine.cedar import CedarEngine
 from pdp.engine.document import Facts
 from pdp.policy.cedar_probe import Seen, unreachable
 from pdp.policy.opening import Opened
-from pdp.policy.rego_source import Place, Rego, Rule
+from pdp.policy.rego_source import Rego, not_covered
 from pdp.policy.trials import Trial
 
 CEDAR: Final = "cedar"
@@ -127,7 +127,7 @@ def _missing(
 
 def _rego(rego: Rego, facts: Sequence[Facts]) -> Iterator[Covered]:
     rules = rego.rules()
-    missed = _not_covered(rego.ask(facts, "--coverage"), rules)
+    missed = not_covered(rego.ask(facts, "--coverage"), rules)
     for rule in rules:
         file, line, _ = rule.place
         yield Covered(
@@ -137,22 +137,6 @@ def _rego(rego: Rego, facts: Sequence[Facts]) -> Iterator[Covered]:
             tuple(
                 Point(each.place[0], each.place[1], each.text, "never evaluated" if each.place in missed else "")
                 for each in rule.expressions
+                if each.counts
             ),
         )
-
-
-def _not_covered(report: dict[str, Any], rules: Sequence[Rule]) -> set[Place]:
-    """Give the places that OPA did not come to; of a file that it does not report, all of them."""
-    files = {name.removeprefix("./").lstrip("/"): said for name, said in report["coverage"]["files"].items()}
-    found = {
-        (file, place["start"]["row"], place["start"]["col"])
-        for file, said in files.items()
-        for place in said.get("not_covered") or ()
-    }
-    silent = {rule.place[0] for rule in rules} - files.keys()
-    return found | {
-        place
-        for rule in rules
-        if rule.place[0] in silent
-        for place in (rule.place, *(each.place for each in rule.expressions))
-    }

@@ -39,8 +39,7 @@ class Opened:
 
     def probe(self) -> Probe:
         """Give the Cedar policies, taken apart."""
-        sources = {name: data for name, data in self.files.items() if name.endswith(".cedar")}
-        return Probe(take_apart(statement) for statement in read_statements(sources))
+        return Probe(take_apart(statement) for statement in read_statements(self.files))
 
     @contextmanager
     def rego(self) -> Iterator[Rego | None]:

@@ -30,10 +30,14 @@ _ID: Final = re.compile(r'"id"\s*:\s*"([^"\\]+)"')
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One expression of a rule's body, or of a body inside it; its source in one line."""
+    """One expression of a rule's body, or of a body inside it; its source in one line.
+
+    `counts` is false for a declaration (`some x in xs`): OPA's coverage leaves it out.
+    """
 
     place: Place
     text: str
+    counts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,17 @@ class Rego:
         query = f"[x | {taken}; x := {self._query} with input as document with time.now_ns as now_ns]"
         return self._run("eval", "--format", "json", "-b", ".", "-i", "../input.json", *flags, query)
 
+    def query(self, query: str, facts: Facts | None) -> list[Any]:
+        """Give what a query of the author's own has for results, on one document or on none."""
+        given = [] if facts is None else ["-i", "../input.json"]
+        if facts is not None:
+            (self._folder.parent / "input.json").write_text(json.dumps(rego_document(facts)), encoding="utf-8")
+        said = self._run("eval", "--format", "json", "-b", ".", *given, "--", query)
+        return [
+            result.get("bindings") or [each["value"] for each in result["expressions"]]
+            for result in said.get("result", [])
+        ]
+
     def _rules(self, file: str) -> Iterator[Rule]:
         module = self._run("parse", file, "--format", "json", "--json-include", "locations")
         package = ".".join(str(part["value"]) for part in module["package"]["path"][1:])
@@ -89,7 +104,7 @@ class Rego:
             value: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
             value = {}
-        if done.returncode != 0 or not value:
+        if done.returncode != 0:
             said = (value.get("errors") or [{}])[0].get("message") or done.stderr.strip().partition("\n")[0]
             raise PolicyError(f"`opa {arguments[0]}` failed: {said or 'it gave no reason'}")
         return value
@@ -115,8 +130,8 @@ def _chain(package: str, file: str, rule: dict[str, Any]) -> Iterator[Rule]:
         head = rule["head"]["location"]
         first, last = _span(head)
         expressions = tuple(
-            Expression((file, at["row"], at["col"]), in_one_line(_text(at)))
-            for at in _expressions(rule)
+            Expression((file, at["row"], at["col"]), in_one_line(_text(at)), counts)
+            for at, counts in _expressions(rule)
             if not first <= (at["row"], at["col"]) <= last or _nested(at, rule)
         )
         found = _ID.search(_text(head))
@@ -126,15 +141,18 @@ def _chain(package: str, file: str, rule: dict[str, Any]) -> Iterator[Rule]:
         rule = rule["else"]
 
 
-def _expressions(node: Any) -> Iterator[dict[str, Any]]:
-    """Give the places of all expressions in a rule, in bodies inside bodies too, but not in its `else`."""
+def _expressions(node: Any) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Give the places of all expressions in a rule, in bodies inside bodies too, but not in its `else`.
+
+    With each, whether it is more than a declaration.
+    """
     if isinstance(node, list):
         for item in node:
             yield from _expressions(item)
     elif isinstance(node, dict):
         terms = node.get("terms")
-        if "index" in node and terms is not None and not (isinstance(terms, dict) and "symbols" in terms):
-            yield node["location"]
+        if "index" in node and terms is not None:
+            yield node["location"], not (isinstance(terms, dict) and "symbols" in terms)
         for name, member in node.items():
             if name not in ("else", "location"):
                 yield from _expressions(member)
@@ -155,3 +173,20 @@ def _span(at: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _text(at: dict[str, Any]) -> str:
     return base64.b64decode(at["text"]).decode("utf-8")
+
+
+def not_covered(report: dict[str, Any], rules: Sequence[Rule]) -> set[Place]:
+    """Give the places that OPA did not come to; of a file that it does not report, all of them."""
+    files = {name.removeprefix("./").lstrip("/"): said for name, said in report["coverage"]["files"].items()}
+    found = {
+        (file, place["start"]["row"], place["start"]["col"])
+        for file, said in files.items()
+        for place in said.get("not_covered") or ()
+    }
+    silent = {rule.place[0] for rule in rules} - files.keys()
+    return found | {
+        place
+        for rule in rules
+        if rule.place[0] in silent
+        for place in (rule.place, *(each.place for each in rule.expressions))
+    }
