@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, TypeAlias, Union
+
+from pdp.engine.builtins.go_quote import quote
 
 TEXT_BYTES: Final = 2**20
 """The longest text that a built-in takes or gives; the module's whole memory is 64 times that."""
@@ -331,52 +332,3 @@ class _Reader:
             self._need(",")
             items.append(self._value())
         return RegoSet(items)
-
-
-# --- Go's strconv.Quote ---
-
-_SHORT: Final = {
-    "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
-    '"': '\\"', "\\": "\\\\",
-}  # fmt: skip
-
-# Go 1.26 knows Unicode 15.0; Python 3.11 knows 14.0 and 3.13 knows 15.1. Printable since 15.0, as first and last:
-_SINCE_15_0: Final = (
-    0xCF3, 0xCF3, 0xECE, 0xECE, 0x10EFD, 0x10EFF, 0x1123F, 0x11241, 0x11B00, 0x11B09, 0x11F00, 0x11F10, 0x11F12,
-    0x11F3A, 0x11F3E, 0x11F59, 0x1342F, 0x1342F, 0x13440, 0x13455, 0x1B132, 0x1B132, 0x1B155, 0x1B155, 0x1D2C0,
-    0x1D2D3, 0x1DF25, 0x1DF2A, 0x1E030, 0x1E06D, 0x1E08F, 0x1E08F, 0x1E4D0, 0x1E4F9, 0x1F6DC, 0x1F6DC, 0x1F774,
-    0x1F776, 0x1F77B, 0x1F77F, 0x1F7D9, 0x1F7D9, 0x1FA75, 0x1FA77, 0x1FA87, 0x1FA88, 0x1FAAD, 0x1FAAF, 0x1FABB,
-    0x1FABD, 0x1FABF, 0x1FABF, 0x1FACE, 0x1FACF, 0x1FADA, 0x1FADB, 0x1FAE8, 0x1FAE8, 0x1FAF7, 0x1FAF8, 0x2B739,
-    0x2B739, 0x31350, 0x323AF,
-)  # fmt: skip
-_SINCE_15_1: Final = (0x2FFC, 0x2FFF, 0x31EF, 0x31EF, 0x2EBF0, 0x2EE5D)
-
-
-def quote(text: str) -> str:
-    """Quote as Go's `strconv.Quote`."""
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
-        return f'"{text}"'
-    return '"' + "".join([_escape(char) for char in text]) + '"'
-
-
-def is_printable(char: str) -> bool:
-    """Tell what Go's `strconv.IsPrint` does."""
-    at = ord(char)
-    return (char.isprintable() or _within(at, _SINCE_15_0)) and not _within(at, _SINCE_15_1)
-
-
-def _escape(char: str) -> str:
-    if short := _SHORT.get(char):
-        return short
-    if is_printable(char):
-        return char
-    at = ord(char)
-    if at < 0x80:  # noqa: PLR2004 - Go writes only ASCII by `\x`
-        return f"\\x{at:02x}"
-    return f"\\u{at:04x}" if at <= 0xFFFF else f"\\U{at:08x}"  # noqa: PLR2004 - what `\u` can hold
-
-
-def _within(at: int, ranges: tuple[int, ...]) -> bool:
-    # An odd place in the sorted bounds is inside of a range; its last member is found by what stands left of it.
-    found = bisect_right(ranges, at)
-    return found % 2 == 1 or (found > 0 and ranges[found - 1] == at)
