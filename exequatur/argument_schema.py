@@ -68,15 +68,15 @@ class ArgumentSchema:
         if not isinstance(schema, dict):
             raise SchemaError("", "an object is needed here")
         nodes = list(_schemas(schema))
-        known = {id(node) for _, node in nodes}
+        document = _Document(schema, [node for _, node in nodes])
         for pointer, node in nodes:
             _check(pointer, node)
-            _check_references(pointer, node, schema, known)
+            _check_references(pointer, node, document)
         if schema.get("type") != "object":
             raise SchemaError("/type", 'must be "object"')
         closed = {name: value for name, value in schema.items() if name != "$schema"}
         if not is_open:
-            closed = _close(closed, closed)
+            closed = _close(closed, document.listing())
             closed["unevaluatedProperties"] = False  # a tool that declares no members takes none
         try:
             validator = jsonschema_rs.Draft202012Validator(
@@ -136,14 +136,62 @@ def _check(pointer: str, node: dict[str, Json]) -> None:
         raise SchemaError(f"{pointer}/properties/{name}", "is a reserved name that policy could mistake for a type")
 
 
-def _check_references(pointer: str, node: dict[str, Json], root: Json, known: set[int]) -> None:
+class _Document:
+    """The whole schema. What its references name is looked up in it once, however many there are."""
+
+    def __init__(self, root: Json, nodes: list[dict[str, Json]]) -> None:
+        self._root, self._nodes = root, nodes
+        self._known = {id(node) for node in nodes}
+        self._anchors: dict[Json, dict[str, Json]] = {}
+        for node in nodes:
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                name = node.get(keyword)
+                if isinstance(name, str):
+                    self._anchors.setdefault(name, node)
+
+    def target(self, reference: str) -> Json:
+        """What a reference inside the schema names: a JSON pointer, or an anchor."""
+        fragment = unquote(reference.removeprefix("#"))
+        if fragment and not fragment.startswith("/"):
+            return self._anchors.get(fragment)
+        node = self._root
+        for part in fragment.split("/")[1:]:
+            name = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(node, list):
+                node = node[int(name)] if name.isdecimal() and int(name) < len(node) else None
+            else:
+                node = node.get(name) if isinstance(node, dict) else None
+        return node
+
+    def holds(self, target: Json) -> bool:
+        """Whether this is one of the schemas; what is under a keyword of nobody's was neither checked nor closed."""
+        return isinstance(target, bool) or id(target) in self._known
+
+    def listing(self) -> frozenset[int]:
+        """Give the ids of the schemas that have `properties`, or apply one that has to the same instance."""
+        appliers: dict[int, list[int]] = {}
+        for node in self._nodes:
+            same = [self.target(str(node[name])) for name in _REFERENCES if name in node]
+            for keyword in _SAME - {"$defs", "definitions"}:
+                if keyword in node:
+                    same.extend(item for _, item in _children(keyword, node[keyword]))
+            for item in same:
+                appliers.setdefault(id(item), []).append(id(node))
+        todo = [id(node) for node in self._nodes if "properties" in node]
+        found = set(todo)
+        while todo:
+            new = [applier for applier in appliers.get(todo.pop(), ()) if applier not in found]
+            found.update(new)
+            todo.extend(new)
+        return frozenset(found)
+
+
+def _check_references(pointer: str, node: dict[str, Json], document: _Document) -> None:
     for name in sorted(node.keys() & _REFERENCES):
         reference = str(node[name])
         if not reference.startswith("#"):
             raise SchemaError(f"{pointer}/{name}", "refers to another document: copy what it names into `$defs`")
-        target = _target(reference, root)
-        # A schema under a keyword that is not JSON Schema's has been neither checked nor closed.
-        if not isinstance(target, bool) and id(target) not in known:
+        if not document.holds(document.target(reference)):
             raise SchemaError(f"{pointer}/{name}", "refers to nothing that is a schema: put what it names into `$defs`")
 
 
@@ -169,11 +217,12 @@ def _schemas(schema: Json) -> Iterator[tuple[str, dict[str, Json]]]:
                 todo.extend((f"{pointer}/{_escape(keyword)}{rest}", item) for rest, item in _children(keyword, value))
 
 
-def _close(schema: Json, root: Json, *, parts: bool = True) -> Any:
+def _close(schema: Json, listing: frozenset[int], *, parts: bool = True) -> Any:
     """Copy a schema so that each part of the instance whose members it lists has no others.
 
-    `unevaluatedProperties` sees through references and combinators, so it stands once, where a part of the instance
-    begins, and never inside a combinator, where it would refuse what the other branches declare.
+    `listing` has the ids of the schemas that list members. `unevaluatedProperties` sees through references and
+    combinators, so it stands once, where a part of the instance begins, and never inside a combinator, where it would
+    refuse what the other branches declare.
     """
     if not isinstance(schema, dict):
         return schema
@@ -183,9 +232,9 @@ def _close(schema: Json, root: Json, *, parts: bool = True) -> Any:
             continue  # it allows what is allowed anyway, and would count unknown members as known
         close: Callable[[Json], Any]
         if keyword in _SAME:
-            close = partial(_close, root=root, parts=parts and keyword != "if")
+            close = partial(_close, listing=listing, parts=parts and keyword != "if")
         elif keyword in _PART and parts:
-            close = partial(_close_part, root=root)
+            close = partial(_close_part, listing=listing)
         else:
             closed[keyword] = value
             continue
@@ -198,41 +247,11 @@ def _close(schema: Json, root: Json, *, parts: bool = True) -> Any:
     return closed
 
 
-def _close_part(schema: Json, root: Json) -> Any:
-    closed = _close(schema, root)
-    if isinstance(closed, dict) and _lists_members(schema, root, set()):
+def _close_part(schema: Json, listing: frozenset[int]) -> Any:
+    closed = _close(schema, listing)
+    if isinstance(closed, dict) and id(schema) in listing:
         closed.setdefault("unevaluatedProperties", False)
     return closed
-
-
-def _lists_members(schema: Json, root: Json, seen: set[int]) -> bool:
-    """Whether a schema, or one that it applies to the same instance, has `properties`."""
-    if not isinstance(schema, dict) or id(schema) in seen:
-        return False
-    seen.add(id(schema))
-    if "properties" in schema:
-        return True
-    same = [_target(str(schema[name]), root) for name in _REFERENCES if name in schema]
-    for keyword in _SAME - {"$defs", "definitions"}:
-        if keyword in schema:
-            same.extend(item for _, item in _children(keyword, schema[keyword]))
-    return any(_lists_members(item, root, seen) for item in same)
-
-
-def _target(reference: str, root: Json) -> Json:
-    """What a reference inside the schema names: a JSON pointer, or an anchor."""
-    fragment = unquote(reference.removeprefix("#"))
-    if fragment and not fragment.startswith("/"):
-        nodes = (node for _, node in _schemas(root))
-        return next((n for n in nodes if fragment in (n.get("$anchor"), n.get("$dynamicAnchor"))), None)
-    node = root
-    for part in fragment.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list):
-            node = node[int(name)] if name.isdecimal() and int(name) < len(node) else None
-        else:
-            node = node.get(name) if isinstance(node, dict) else None
-    return node
 
 
 def _escape(name: str) -> str:
