@@ -115,10 +115,10 @@ async def test_one_that_is_killed_is_started_again(servers):
 
 
 async def test_one_that_hangs_is_killed_and_started_again(servers, monkeypatch):
-    monkeypatch.setattr(opa_server, "WATCH_S", 0.05)
+    monkeypatch.setattr(opa_server, "WATCH_S", 0.2)
     socket = await hold(servers)
     (pid,) = children(str(socket))
-    await asyncio.sleep(0.2)  # it has said that it is up
+    await asyncio.sleep(1)  # it has said that it is up
     os.kill(pid, signal.SIGSTOP)
     await _until(lambda: children(str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1))
 

@@ -27,7 +27,7 @@ decision := {"allow": true} if input.tool.name == "log"
 
 decision := {"allow": time.parse_rfc3339_ns(input.when) > 0}
 
-decision := {"allow": count([n | some n in numbers.range(1, 1000000000)]) > 0} if input.slow
+decision := {"allow": true} if http.send({"method": "get", "url": input.slow, "timeout": "60s"})
 
 decision := {"allow": count(object.keys(opa.runtime().env) - {"HOME", "LC_CTYPE"}) == 0} if input.environment
 
