@@ -73,7 +73,13 @@ class Case:
 
 
 def exact(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
+    """Write a value so that what is equal is the same text: `3.0` is `3`, and `true` is no number."""
+    text = json.dumps(value, sort_keys=True)
+    return json.dumps(json.loads(text, parse_float=lambda digits: whole_or(float(digits))), sort_keys=True)
+
+
+def whole_or(number: float) -> float:
+    return int(number) if number.is_integer() else number
 
 
 def in_order(value: object) -> object:
