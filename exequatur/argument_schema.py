@@ -53,6 +53,7 @@ _OPENERS: Final = frozenset({"additionalProperties", "unevaluatedProperties"})
 _REFERENCES: Final = frozenset({"$ref", "$dynamicRef"})
 _REGEX_BYTES: Final = 1 << 20  # of a compiled pattern; `(a{1000}){1000}` is over it
 _SHOWN_PARTS: Final = 8
+_MOST_APPLIED: Final = 20_000  # a tenth of a second of compiling; tools as they are have some hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +169,42 @@ class _Document:
         return isinstance(target, bool) or id(target) in self._known
 
     def listing(self) -> frozenset[int]:
-        """Give the ids of the schemas that have `properties`, or apply one that has to the same instance."""
+        """Give the ids of the schemas that have `properties`, or apply one that has to the same instance.
+
+        Raises `SchemaError` where following each of them to all that it applies would take too long, as it would take
+        whoever compiles the schema.
+        """
+        applied = {id(node): self._applied(node) for node in self._nodes}
         appliers: dict[int, list[int]] = {}
-        for node in self._nodes:
-            same = [self.target(str(node[name])) for name in _REFERENCES if name in node]
-            for keyword in _SAME - {"$defs", "definitions"}:
-                if keyword in node:
-                    same.extend(item for _, item in _children(keyword, node[keyword]))
-            for item in same:
-                appliers.setdefault(id(item), []).append(id(node))
-        todo = [id(node) for node in self._nodes if "properties" in node]
-        found = set(todo)
-        while todo:
-            new = [applier for applier in appliers.get(todo.pop(), ()) if applier not in found]
-            found.update(new)
-            todo.extend(new)
+        for applier, items in applied.items():
+            for item in items:
+                appliers.setdefault(item, []).append(applier)
+        found = _reached([id(node) for node in self._nodes if "properties" in node], appliers)
+        steps = 0
+        for start in found:
+            steps += len(_reached([start], applied, _MOST_APPLIED))
+            if steps > _MOST_APPLIED + len(found):
+                raise SchemaError("", f"applies more than {_MOST_APPLIED} schemas by reference: write it plainer")
         return frozenset(found)
+
+    def _applied(self, node: dict[str, Json]) -> list[int]:
+        """Give the ids of what a schema applies to the same instance."""
+        items = [self.target(str(node[name])) for name in _REFERENCES if name in node]
+        for keyword in _SAME - {"$defs", "definitions"}:
+            if keyword in node:
+                items.extend(item for _, item in _children(keyword, node[keyword]))
+        return [id(item) for item in items if isinstance(item, dict)]
+
+
+def _reached(starts: list[int], edges: Mapping[int, list[int]], most: int = 2**62) -> set[int]:
+    """Follow edges from all `starts`, to no more than about `most`."""
+    todo = list(starts)
+    found = set(starts)
+    while todo and len(found) <= most:
+        new = [item for item in edges.get(todo.pop(), ()) if item not in found]
+        found.update(new)
+        todo.extend(new)
+    return found
 
 
 def _check_references(pointer: str, node: dict[str, Json], document: _Document) -> None:

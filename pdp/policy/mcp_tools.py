@@ -19,7 +19,7 @@ from exequatur.registry import LEFT_OUT, LIMITS, Registry, RegistryError, defini
 from exequatur.trust.canonical import Json, JsonError, parse, quoted
 from pdp.policy.guesses import Guess, guess
 
-TOOLS: Final = 2_000
+TOOLS: Final = 1_000
 """More tools than any server has; each is compiled here."""
 
 _DIFFERENCES: Final = 20  # of one definition; who changes more than that is read whole

@@ -143,16 +143,24 @@ def test_a_hostile_text_does_not_hang_a_pattern():
     assert time.perf_counter() - began < 1
 
 
-def test_references_that_fan_out_cost_what_they_are_and_close_what_they_list():
-    """As a hostile server would list them: thousands of members, each applying thousands of schemas, by name."""
-    many = {f"c{n}": {"$anchor": f"a{n}", "type": "object"} for n in range(3_000)}
-    many["c2999"]["properties"] = {"b": TEXT}
-    members = {f"p{n}": {"$ref": "#/$defs/all"} for n in range(3_000)}
-    every = {"allOf": [{"$ref": f"#a{n}"} for n in range(3_000)]}
-    begun = time.process_time()
-    found = compiled({"properties": members, "$defs": {"all": every, **many}})
-    assert time.process_time() - begun < 3
+def fan(members: int, applied: int) -> dict:
+    """As a hostile server would list it: many members, each of which applies many schemas, by name."""
+    many = {f"c{n}": {"$anchor": f"a{n}", "type": "object"} for n in range(applied)}
+    many[f"c{applied - 1}"]["properties"] = {"b": TEXT}
+    every = {"allOf": [{"$ref": f"#a{n}"} for n in range(applied)]}
+    return {
+        "properties": {f"p{n}": {"$ref": "#/$defs/all"} for n in range(members)},
+        "$defs": {"all": every, **many},
+    }
+
+
+def test_references_that_fan_out_close_what_they_list_or_are_refused_at_once():
+    found = compiled(fan(80, 80))
     assert found.schema["properties"]["p0"]["unevaluatedProperties"] is False
+    begun = time.process_time()
+    with pytest.raises(SchemaError, match="applies more than 20000 schemas"):
+        compiled(fan(3_000, 3_000))
+    assert time.process_time() - begun < 2
 
 
 def test_the_schema_that_was_given_is_not_changed():
