@@ -35,6 +35,7 @@ deny contains {
 	not in_workspace(path)
 }
 
+# For a tool that is registered without saying which of its arguments are paths.
 deny contains {
 	"id": "files.outside-workspace",
 	"reason": "this tool acts on files, and no path can be read from its arguments; give one inside the workspace",

@@ -77,14 +77,13 @@ packages := object.get(facts.arguments, "packages", [])
 # A manager that is not listed has no hosts and no packages.
 manager := object.get(data.lists.registries, object.get(facts.arguments, "manager", ""), {"hosts": [], "package": "$^"})
 
-host(url) := object.get(url, "host", "")
+# An address that cannot be read is this machine's.
+host(url) := object.get(url, "host", "127.0.0.1")
 
 https(url) if {
 	url.scheme == "https"
 	url.port == 443
 }
-
-local("")
 
 local(name) if regex.match(`^[0-9.]+$|[:\[]`, name)
 

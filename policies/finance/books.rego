@@ -44,6 +44,15 @@ deny contains {
 }
 
 deny contains {
+	"id": "read.span",
+	"reason": "one look is at this year and the last, from the first day to the last, and at most 500 entries; ask for less",
+	"owasp": "ASI02",
+} if {
+	facts.tool in {"bank/list_transactions", "ledger/query"}
+	not short_look(facts.arguments)
+}
+
+deny contains {
 	"id": "export.destination",
 	"reason": "exports go to the reporting bucket over https and nowhere else; use an address there",
 	"owasp": "ASI02",
@@ -63,6 +72,17 @@ require_approval contains {
 }
 
 require_approval contains {
+	"id": "journal.untrusted",
+	"reason": "this session has read what a vendor or payer wrote, which may steer it; a person compares an entry above 1,000.00",
+	"owasp": "ASI01",
+	"approvers": ["controllers"],
+} if {
+	posts
+	"untrusted_input" in facts.labels
+	sum([object.get(line, "debit_cents", 0) | some line in lines]) > 100000
+}
+
+require_approval contains {
 	"id": "journal.again",
 	"reason": "you have posted an entry before, now or in an earlier session; the controller looks at the next one above 1,000.00",
 	"owasp": "ASI02",
@@ -77,6 +97,14 @@ plain(text) if {
 	count(text) >= 3
 	count(text) <= 500
 	regex.match(`^[\pL\pN\pP\pS ]*$`, text)
+}
+
+# Days are compared as text, which sorts as they do: their form is the business of `id.form`.
+short_look(look) if {
+	object.get(look, "first_day", "9") <= object.get(look, "last_day", "0")
+	to_number(substring(object.get(look, "first_day", "0000"), 0, 4)) >= to_number(substring(facts.month, 0, 4)) - 1
+	object.get(look, "limit", 50) >= 1
+	object.get(look, "limit", 50) <= 500
 }
 
 posts if facts.tool == "ledger/post_journal"

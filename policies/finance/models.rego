@@ -71,6 +71,7 @@ deny contains {
 	"owasp": "ASI02",
 } if {
 	asks
+
 	# All of it, not the set of texts: the same text twice is told twice.
 	sum([count(text) | walk(facts.arguments, [_, text]); is_string(text)]) > object.get(tier, "characters", 0)
 }

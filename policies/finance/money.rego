@@ -64,7 +64,7 @@ deny contains {
 	"owasp": "ASI02",
 } if {
 	facts.tool in {"payees/create", "payees/update_account"}
-	not plain_account(object.get(facts.arguments, "account_number", ""))
+	not plain_account(facts.arguments)
 }
 
 deny contains {
@@ -136,4 +136,7 @@ is_run(listed) if {
 	sum([item.amount_cents | some item in listed]) <= 5000000
 }
 
-plain_account(number) if regex.match(`^[A-Z0-9]{8,34}$`, number)
+plain_account(given) if {
+	regex.match(`^[A-Z0-9]{8,34}$`, object.get(given, "account_number", ""))
+	regex.match(`^([A-Z0-9]{6,11})?$`, object.get(given, "bank_code", ""))
+}

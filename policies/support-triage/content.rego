@@ -20,7 +20,7 @@ deny contains {
 } if {
 	some text in facts.texts
 	some number in numbers_in(text)
-	not plain_number(number)
+	holds_card(number)
 }
 
 deny contains {
@@ -60,6 +60,45 @@ deny contains {
 	not our_own(found)
 }
 
+deny contains {
+	"id": "content.link",
+	"reason": "customers get links and addresses of our own only; link to an article of the help centre, or leave it out",
+	"owasp": "ASI09",
+} if {
+	some text in facts.outgoing
+	regex.match(data.lists.schemes, text)
+}
+
+deny contains {
+	"id": "content.size",
+	"reason": "a text has at most 10,000 characters, which is more than anybody reads; split it, or leave most of it out",
+	"owasp": "ASI02",
+} if {
+	some text in facts.texts
+	count(text) > 10000
+}
+
+deny contains {
+	"id": "content.disguised",
+	"reason": "this text has letters that only look like others; write each word in the letters of one script",
+	"owasp": "ASI01",
+} if {
+	some text in facts.texts
+	regex.match(data.lists.disguised, text)
+}
+
+deny contains {
+	"id": "content.line",
+	"reason": "subjects, titles, tags and reasons are one line; leave out line breaks and tabs",
+	"owasp": "ASI02",
+} if {
+	facts.writes
+	some name in data.lists.one_line
+	walk(object.get(facts.arguments, name, ""), [_, text])
+	is_string(text)
+	regex.match(`[\x{0}-\x{1F}\x{7F}]`, text)
+}
+
 require_approval contains {
 	"id": "content.instructions",
 	"reason": "this reads as an order to whoever reads it next; write what is the case, or wait for an editor",
@@ -88,6 +127,11 @@ orders(text) if {
 	regex.match(pattern, reading)
 }
 
+orders(text) if {
+	some reading in facts.readings(text)
+	regex.match(data.lists.orders_unspaced, strings.replace_n(data.lists.between, reading))
+}
+
 our_own(found) if {
 	found["in"] in {"link", "text"}
 	found.name in data.lists.hosts
@@ -99,18 +143,13 @@ our_own(found) if {
 }
 
 # Runs of digits as long as the number of a card or longer, without what stands between them.
-numbers_in(text) := {strings.replace_n(data.lists.between_digits, found[0]) |
-	some found in regex.find_all_string_submatch_n(data.lists.digits, text, -1)
-}
-
-# A number that is neither a card's, nor so long that one could be in it, nor written in digits that hide one.
-plain_number(number) if {
-	regex.match(`^[0-9]{13,40}$`, number)
-	not holds_card(number)
+numbers_in(text) := {number |
+	some found in regex.find_all_string_submatch_n(data.lists.digits, strings.replace_n(data.lists.digit_forms, text), -1)
+	number := concat("", [digit[0] | some digit in regex.find_all_string_submatch_n(`[0-9]`, found[0], -1)])
 }
 
 holds_card(number) if {
-	some start in numbers.range(0, count(number) - 13)
+	some start in numbers.range(0, count(number))
 	some length in [13, 14, 15, 16, 19]
 	start + length <= count(number)
 	part := substring(number, start, length)

@@ -48,7 +48,7 @@ names contains {"in": "link", "name": host} if {
 	host := found[1]
 }
 
-names contains {"in": "text", "name": trim_left(found[0], ".-")} if {
+names contains {"in": "text", "name": trim_left(found[1], ".-_")} if {
 	some text in texts
 	some found in regex.find_all_string_submatch_n(data.lists.domain_name, dotted(text), -1)
 }

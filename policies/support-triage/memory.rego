@@ -20,12 +20,12 @@ deny contains {
 	"owasp": "ASI06",
 } if {
 	remembers
-	not regex.match(object.get(data.lists.memory, kind, "$^"), key)
+	not regex.match(object.get(data.lists.memory, [kind, "key"], "$^"), key)
 }
 
 deny contains {
 	"id": "memory.size",
-	"reason": "a fact has 1 to 300 characters; say it shorter, or put it into a help article",
+	"reason": "a preference has 1 to 40 characters, a route 80, a resolution 300; say it shorter, or write a help article",
 	"owasp": "ASI06",
 } if {
 	remembers
@@ -48,6 +48,16 @@ deny contains {
 } if {
 	remembers
 	content.orders(text)
+}
+
+deny contains {
+	"id": "memory.authority",
+	"reason": "what somebody may have is never remembered: policy and the billing team know; leave it out",
+	"owasp": "ASI06",
+} if {
+	remembers
+	some reading in facts.readings(text)
+	regex.match(data.lists.authority, reading)
 }
 
 deny contains {
@@ -88,7 +98,7 @@ text := object.get(facts.arguments, "text", "")
 
 fits(fact) if {
 	count(trim_space(fact)) > 0
-	count(fact) <= 300
+	count(fact) <= object.get(data.lists.memory, [kind, "most"], 0)
 }
 
 in_time(days) if {

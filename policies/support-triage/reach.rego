@@ -71,6 +71,25 @@ deny contains {
 }
 
 deny contains {
+	"id": "mail.recipient",
+	"reason": "mail goes to colleagues only, 1 to 5 of them by their plain address; a customer is answered by mail/reply",
+	"owasp": "ASI02",
+} if {
+	facts.tool == "mail/send"
+	some address in recipients
+	split(address, "@")[0] in data.lists.distribution
+}
+
+deny contains {
+	"id": "refund.reason",
+	"reason": "the books need to know why: say in 10 to 200 characters what the customer lost",
+	"owasp": "ASI09",
+} if {
+	facts.tool == "billing/refund"
+	not says_why(trim_space(object.get(facts.arguments, "reason", "")))
+}
+
+deny contains {
 	"id": "export.destination",
 	"reason": "exports go to the reporting bucket over https and nowhere else; use an address there",
 	"owasp": "ASI02",
@@ -112,6 +131,11 @@ recipients := array.concat(object.get(facts.arguments, "to", []), object.get(fac
 few_recipients if {
 	count(recipients) > 0
 	count(recipients) <= 5
+}
+
+says_why(reason) if {
+	count(reason) >= 10
+	count(reason) <= 200
 }
 
 in_bucket(url) if {
