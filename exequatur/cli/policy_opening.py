@@ -6,6 +6,7 @@ Rules: policy that does not compile is exit code 1, a wrong call 2, a missing to
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +17,21 @@ from pdp.bundle.build import Compiler, OpaError, find_opa
 from pdp.engine.reading import PolicyError
 from pdp.policy.opening import Opened, opened
 
-FAULTS = (PolicyError, TrustError, OpaError, OSError)
+FAULTS = (PolicyError, OpaError, OSError)
 """What opening and trying policy can raise."""
 
 
 @contextlib.contextmanager
 def opening(path: Path, compiler: Compiler | None = None) -> Iterator[Opened]:
     """Open a folder or a bundle; says that it compiles, to whoever watches. Raises `FAULTS`."""
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "it is not there", str(path))
     with contextlib.ExitStack() as stack:
         with errors.status("compiling"):
-            found = stack.enter_context(opened(path, find_opa(os.environ), compiler))
+            try:
+                found = stack.enter_context(opened(path, find_opa(os.environ), compiler))
+            except TrustError as error:
+                raise PolicyError(f"`{path}`: {error}") from None
         yield found
 
 
