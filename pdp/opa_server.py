@@ -53,6 +53,7 @@ PATH_BYTES: Final = 100
 """The longest path of a socket; `sockaddr_un` holds 108 bytes."""
 
 _LOOK_S: Final = 0.01
+_SAID_BYTES: Final = 4096
 _PLACE: Final = re.compile(r"(?P<file>[A-Za-z0-9._@+/-]+\.rego):(?P<line>\d+): (?:rego_\w+: )?(?P<text>[^\n]+)")
 
 
@@ -114,10 +115,13 @@ class OpaServer:
         pause, longest = BACKOFF_S
         while True:
             began = time.monotonic()
-            code = await self._live()
+            try:
+                end = f"ended with {await self._live()}"
+            except OSError as error:
+                end = f"cannot be started ({(error.strerror or str(error)).lower()})"
             if time.monotonic() - began >= HEALTHY_S:
                 pause = BACKOFF_S[0]
-            log.error("the OPA server ended with %d, starting it again in %.1f s", code, pause)
+            log.error("the OPA server %s, starting it again in %.1f s", end, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
 
@@ -130,12 +134,13 @@ class OpaServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         watching = asyncio.create_task(self._watch(process))
         try:
             if process.stderr is not None:
-                async for line in process.stderr:
-                    log.warning("the OPA server says: %s", sentence(line.decode("utf-8", "replace").strip()))
+                while said := await process.stderr.read(_SAID_BYTES):
+                    log.warning("the OPA server says: %s", sentence(said.decode("utf-8", "replace").strip()))
             return await process.wait()
         finally:
             watching.cancel()
@@ -242,6 +247,8 @@ def _command(opa: Path, archive: Path, socket: Path) -> list[str]:
         *(str(opa), "run", "--server", "--bundle", str(archive)),
         *("--addr", f"unix://{socket}", "--unix-socket-perm", "600"),
         *("--log-level", "error", "--skip-version-check"),
+        # A signal to all of us is for us: what was accepted is still judged, and then we end the server.
+        *("--shutdown-wait-period", "3600"),
     ]
 
 

@@ -114,6 +114,15 @@ async def test_one_that_is_killed_is_started_again(servers):
     assert revision_in(look(OpaAddress(socket), RULE, timeout_s=1)) == revision()
 
 
+async def test_a_signal_that_everybody_gets_does_not_end_it_before_us(servers):
+    socket = await hold(servers)
+    (pid,) = children(str(socket))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, number)
+        await asyncio.sleep(0.2)  # it would be gone by then
+        assert revision_in(look(OpaAddress(socket), RULE, timeout_s=1)) == revision()
+
+
 async def test_one_that_hangs_is_killed_and_started_again(servers, monkeypatch):
     monkeypatch.setattr(opa_server, "WATCH_S", 0.2)
     socket = await hold(servers)
