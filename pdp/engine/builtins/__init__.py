@@ -49,3 +49,20 @@ def builtin(name: str, *, needs_time: bool = False) -> Callable[[Callable[..., A
 
 
 # Each family registers itself when it is imported, by the decorator above.
+from pdp.engine.builtins import (  # noqa: E402, F401
+    digests,
+    encodings,
+    globs,
+    graphs,
+    nets,
+    numbers,
+    objects,
+    patches,
+    regexes,
+    strings,
+    text,
+    times,
+    units,
+    uris,
+    versions,
+)
