@@ -163,7 +163,10 @@ def standing(
     if opa_binary is None:
         raise PolicyError("the engine `opa` needs the program `opa`, which is not here: `EXEQUATUR_OPA` names it")
     opa.check_revision(bundle.files)
-    from pdp.opa import Connection  # noqa: PLC0415 - a third of a second, for those who use it
+    try:
+        from pdp.opa import Connection  # noqa: PLC0415 - a third of a second, for those who use it
+    except ModuleNotFoundError:
+        raise PolicyError("the engine `opa` needs `opa-python-client`: install `exequatur[opa]`") from None
 
     with opa_server.temporary(bundle.files, opa_binary) as address:
         connection = Connection(address, timeout_s=CASE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_without_opa_it_is_neither_built_nor_proved():
     assert "the engine `opa` needs the program `opa`, which is not here" in refusal(
         publish(files=dict(built().files)), opa_binary=None
     )
+
+
+def test_without_its_client_it_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pdp.opa", None)
+    with pytest.raises(PolicyError, match=r"needs `opa-python-client`: install `exequatur\[opa\]`"):
+        build(with_opa(sources()), OPA)
 
 
 def test_a_case_that_fails_is_a_refusal():

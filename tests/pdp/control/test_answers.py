@@ -31,6 +31,7 @@ OBLIGATIONS = st.builds(Obligation, TEXT, st.dictionaries(TEXT, st.one_of(st.int
         settle_by=st.sampled_from([None, NOW, NOW.replace(microsecond=7)]),
         retry_after_ms=st.integers(0, 9),
         latency_us=st.integers(0, 9),
+        replayable=st.booleans(),
     )
 )
 def test_what_is_kept_is_what_was_said(decision):

@@ -36,6 +36,14 @@ VERDICTS = st.tuples(
 )
 
 
+def test_what_one_engine_cannot_say_again_nobody_can():
+    decides = (Role.DECIDE, verdict(Effect.ALLOW))
+    for effect in Effect:
+        one = verdict(effect, replayable=False)
+        assert combine([decides]).replayable
+        assert not combine([decides, (Role.RESTRICT, one)]).replayable
+
+
 def test_no_verdict_is_a_denial():
     assert combine([]).effect is Effect.DENY
     assert combine([]).reasons[0].kind is ReasonKind.ERROR
