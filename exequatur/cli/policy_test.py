@@ -63,7 +63,7 @@ def _watch(asked: Asked) -> None:
     try:
         for _ in changes(asked.path, time.sleep):
             if not asked.as_json:
-                console.clear() if console.is_terminal else None
+                console.clear()  # on a terminal, and nowhere else
             try:
                 _run(asked, compiler)
             except FAULTS as error:

@@ -93,6 +93,15 @@ def test_a_condition_that_only_failed_is_not_covered(tmp_path):
     assert condition[3] == "only failed"
 
 
+def test_each_link_of_a_template_is_a_policy_of_its_own(tmp_path):
+    template = '@id("t") permit (principal in ?principal, action, resource) when { context.session.steps < 4 };'
+    files = cedar_files(template, f"- {{name: n, {READ}, want: {{effect: allow}}}}")
+    files["links.json"] = b'{"links": [{"id": "one", "template": "t", "principal": {"type": "Team", "id": "office"}}]}'
+    (policy,) = coverage(tmp_path, files).policies
+    assert (policy.policy, policy.held.missing) == ("one", "")
+    assert [each.missing for each in policy.conditions] == ["never false"]
+
+
 def test_an_action_that_no_engine_was_asked_about_covers_nothing(tmp_path):
     listed = "- {name: n, agent: nobody, tool: notes/read, arguments: {path: /notes/a}, want: {effect: deny}}"
     found = coverage(tmp_path, cedar_files("permit (principal, action, resource);", listed))
