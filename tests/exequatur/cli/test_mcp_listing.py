@@ -93,14 +93,21 @@ def test_a_command_that_is_not_there_is_named():
     )
 
 
-def test_a_server_and_what_it_started_are_ended():
-    """It ignores the end of its input and SIGTERM, and so does its child; both would write into this pipe for ever."""
-    reader, writer = os.pipe()
-    os.set_inheritable(writer, True)
-    script = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); time.sleep(300)"
-    threading.Thread(target=lambda: refused(lambda: ask_command(["env", sys.executable, "-c", script], 0.5))).start()
-    os.close(writer)
-    assert os.read(reader, 1) == b""
+def test_a_server_and_what_it_started_are_ended(tmp_path):
+    """It ignores the end of its input and SIGTERM, and so does its child; each holds the pipe for as long as it lives."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "held = open(sys.argv[1], 'w'); os.fork(); time.sleep(300)"
+    )
+    asked = threading.Thread(
+        target=lambda: refused(lambda: ask_command([sys.executable, "-c", script, str(pipe)], 0.5))
+    )
+    asked.start()
+    with pipe.open("rb") as held:
+        assert held.read() == b""
+    asked.join()
 
 
 class Page(BaseHTTPRequestHandler):
