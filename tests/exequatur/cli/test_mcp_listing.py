@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -106,6 +107,7 @@ def test_a_server_and_what_it_started_are_ended(tmp_path):
     )
     asked.start()
     with pipe.open("rb") as held:
+        assert select.select([held], [], [], 20)[0]
         assert held.read() == b""
     asked.join()
 
