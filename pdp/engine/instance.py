@@ -18,6 +18,7 @@ import wasmtime
 from wasmtime import _bindings as bindings
 
 from pdp.engine.builtins import Builtin, BuiltinError
+from pdp.engine.builtins.operands import paid_by
 from pdp.engine.builtins.values import TEXT_BYTES, Number, Undefined, Value, dump_value, parse_value
 from pdp.engine.reading import PolicyError, sentence
 
@@ -106,7 +107,8 @@ class Instance:
         given = [self._text(self._call("opa_value_dump", address), TEXT_BYTES, known.name) for address in addresses]
         self._pay(CALL_FUEL + sum(map(_price, given)), known.name)
         try:
-            answer = self._ask(known, list(map(parse_value, given)))
+            with paid_by(lambda fuel: self._pay(fuel, known.name)):
+                answer = self._ask(known, list(map(parse_value, given)))
             result = None if isinstance(answer, Undefined) else dump_value(answer)
         except BuiltinError as error:
             raise EvaluationError(f"the built-in `{known.name}` failed: {error}") from None

@@ -48,7 +48,7 @@ class Edits:
 
     def insert(self, path: Path, value: Value) -> None:
         """Put a value at a path, whose last part is a new or an old key."""
-        _measure(value, self._meter)
+        measure(value, self._meter)
         if path:
             self.find(path[:-1])._insert(path[-1], value)  # noqa: SLF001 - its own class
             return
@@ -266,8 +266,8 @@ def _index(length: int, key: Value) -> int:
     return at
 
 
-def _measure(value: Value, meter: Meter) -> None:
-    """Spend what a value holds: operations that copy can double it each time."""
+def measure(value: Value, meter: Meter) -> None:
+    """Spend what a value holds: operations that copy can double it each time, and to compare takes as long."""
     waiting = [(value, 1)]
     while waiting:
         item, depth = waiting.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pdp.engine.builtins import builtin
-from pdp.engine.builtins.edits import Edits, Path
+from pdp.engine.builtins.edits import Edits, Path, measure
 from pdp.engine.builtins.operands import Meter
 from pdp.engine.builtins.values import BuiltinError, RegoObject, Value
 
@@ -28,11 +28,11 @@ def patch(document: Value, operations: Value) -> Value:
         if not isinstance(operation, RegoObject):
             raise BuiltinError("operand 2 must be an array of objects")
         meter.spend()
-        _apply(tree, operation)
+        _apply(tree, operation, meter)
     return tree.render()
 
 
-def _apply(tree: Edits, operation: RegoObject) -> None:
+def _apply(tree: Edits, operation: RegoObject, meter: Meter) -> None:
     name, path = _member(operation, "op"), _path(_member(operation, "path"))
     match name:
         case "add":
@@ -50,7 +50,8 @@ def _apply(tree: Edits, operation: RegoObject) -> None:
         case "copy":
             tree.insert(path, tree.find(_path(_member(operation, "from"))).render())
         case "test":
-            if tree.find(path).render() != _member(operation, "value"):
+            measure(wanted := _member(operation, "value"), meter)
+            if tree.find(path).render() != wanted:
                 raise BuiltinError("a `test` of the patch failed")
         case _:
             raise BuiltinError("an operation must be one of `add`, `remove`, `replace`, `move`, `copy` and `test`")

@@ -2,8 +2,8 @@ r"""Regular expressions, by RE2: Go's `regexp` is its sister, and this is what i
 
 Rules: matches in a row, empty ones among them, and `$1` and `${name}` in a replacement are Go's; a pattern that Go
 refuses is refused; one that Go takes and RE2 does not (`\p{Letter}` and other names that came with Go 1.25) is
-refused too, as are patterns of more than 4 KiB, those that take more than 8 MiB, and letters of Unicode that the two
-know from different editions.
+refused too, as are patterns of more than 4 KiB, of more than 200 groups, those that take more than 8 MiB, and, where
+classes (`\p`) or cases (`(?i)`) of letters matter, the letters that the two know from different editions of Unicode.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pdp.engine.builtins.operands import Meter, integer, text
 from pdp.engine.builtins.values import TEXT_BYTES, BuiltinError, Value
 
 _PATTERN_BYTES: Final = 4096
+_GROUPS: Final = 200
+"""Go counts how deep a pattern is, up to 1,000, and RE2 counts otherwise: this is below both."""
 _MEMORY: Final = 8 * 2**20
 _KEPT: Final = 256
 """Compiled patterns that are kept: the largest take 100 KB."""
@@ -28,6 +30,7 @@ _STEPS: Final = 2**26
 """Bytes that are left to search, times instructions of the pattern, over all searches of a call: 0.5 s at the worst,
 when RE2 has to run its slowest machine to the end each time, and some milliseconds usually."""
 
+_PAIRED: Final = frozenset("\u0390\u1fd3\u03b0\u1fe3\ufb05\ufb06")
 _ESCAPED: Final = re.compile(r"\\Q.*?(?:\\E|\Z)|\\(?:[pP]\{\^?[^}]*\}|.)", re.DOTALL)
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 _QUOTED: Final = str.maketrans({character: f"\\{character}" for character in "\\.+*?()|[]{}^$"})
@@ -183,6 +186,8 @@ def _compiled(pattern: str) -> _Pattern:
 
 def _check_pattern(pattern: str) -> None:
     """Raise `BuiltinError` for what RE2 takes and Go does not, or not as the same."""
+    if pattern.count("(") > _GROUPS:
+        raise BuiltinError("the pattern has more than 200 groups")
     if "\\C" in pattern and any(found[0] == "\\C" for found in _ESCAPED.finditer(pattern)):
         raise BuiltinError("the pattern has `\\C`, which Go does not know")
     if ("\\p" in pattern or "\\P" in pattern or "(?" in pattern) and not pattern.isascii():
@@ -190,8 +195,9 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _check_letters(value: str) -> None:
-    # Python's edition of Unicode is older than those of Go and RE2: what it knows is the same in all.
-    if any(unicodedata.category(character) == "Cn" for character in value):
+    # Python's edition of Unicode is older than those of Go and RE2: what it knows is the same in all, but for pairs
+    # that got the same case since.
+    if any(character in _PAIRED or unicodedata.category(character) == "Cn" for character in value):
         raise BuiltinError("a character is of another edition of Unicode")
 
 
