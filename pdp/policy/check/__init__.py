@@ -1,0 +1,1 @@
+"""`policy check`: everything that is wrong with a folder of policy, found without running it."""

@@ -1,0 +1,114 @@
+"""What is wrong with a bundle's Rego: what `opa` says of it against the document's schema, and what its tree shows.
+
+Rules: `opa` runs once for all files, and once a file for the tree, side by side; a file that does not parse is said,
+and the rest is looked at only once all do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from exequatur.trust.canonical import JsonError, parse
+from pdp.bundle.build import OpaError, rego_folder, run_opa
+from pdp.engine.manifest import FILE, Role
+from pdp.engine.reading import BUNDLE_JSON, sentence
+from pdp.policy.check.findings import Finding, found
+from pdp.policy.check.known import Known
+from pdp.policy.check.rego_names import name_findings, reach_findings
+from pdp.policy.check.rego_reach import Reach
+from pdp.policy.check.rego_tree import Tree
+from pdp.policy.check.rego_vanish import vanishing
+
+_SCHEMA: Final = "input.schema.json"
+_AT_ONCE: Final = 4
+_MOST: Final = "1000"
+
+
+def check_rego(
+    files: Mapping[str, bytes], known: Known | None, entrypoint: str, role: Role, opa: Path | None
+) -> list[Finding]:
+    """Find what is wrong; `known` is None where the registry or the inventory cannot be read. Raises `OpaError`."""
+    with rego_folder(files, opa) as (folder, program):
+        schema = () if known is None else ("-s", f"../{_SCHEMA}")
+        if known is not None:
+            (folder.parent / _SCHEMA).write_text(json.dumps(known.document_schema()), encoding="utf-8")
+        names = sorted(name for name in files if name.endswith(".rego"))
+        command = ["check", "--strict", "-m", _MOST, "--format", "json", *schema, *names]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            checked = pool.submit(run_opa, program, command, folder)
+            kept = [name for name in names if not name.endswith("_test.rego")]
+            parsed = list(pool.map(lambda name: _parsed(program, folder, name), kept))
+            findings = _said(checked.result().stdout + checked.result().stderr)
+    tree = Tree()
+    for name, module in zip(kept, parsed, strict=True):
+        if module is None:
+            return findings
+        tree.add(name, module)
+    if not tree.under(tuple(entrypoint.split("/"))):
+        findings.append(found("EX605", _line(files, entrypoint), f"no rule is at the entry point `{entrypoint}`"))
+    if known is None:
+        return findings
+    reach = Reach(tree, known, tuple(entrypoint.split("/")))
+    findings += vanishing(tree, known, reach)
+    findings += name_findings(tree, known, _data(files))
+    findings += reach_findings(tree, known, reach) if tree.under(tuple(entrypoint.split("/"))) else ()
+    return [*findings, *(_wide(tree, entrypoint) if role is Role.DECIDE else ())]
+
+
+def _parsed(program: Path, folder: Path, name: str) -> dict[str, Any] | None:
+    done = run_opa(program, ["parse", name, "--format", "json", "--json-include", "locations,-comments"], folder)
+    if done.returncode != 0:
+        return None
+    module: dict[str, Any] = json.loads(done.stdout)
+    return module
+
+
+def _said(output: str) -> list[Finding]:
+    """Give what `opa check` says, in our codes."""
+    if not output.strip():
+        return []
+    try:
+        errors = json.loads(output)["errors"]
+    except (ValueError, KeyError):
+        raise OpaError(f"`opa check` failed: {sentence(output.strip())}") from None
+    findings: list[Finding] = []
+    for error in errors:
+        at = error.get("location", {})
+        place = str(at.get("file", "")), int(at.get("row", 1))
+        text = sentence(str(error["message"]))
+        if error["code"] != "rego_type_error" or "undefined function" in text:
+            findings.append(found("EX102", place, text))
+        elif text.startswith("undefined ref: "):
+            findings.append(found("EX205", place, f"`{text.removeprefix('undefined ref: ')}` is not there in any call"))
+        else:
+            findings.append(found("EX201", place, f"types do not meet: {text}"))
+    return findings
+
+
+def _line(files: Mapping[str, bytes], entrypoint: str) -> tuple[str, int]:
+    """Give the place of the entry point's name."""
+    data = files[FILE]
+    return FILE, data.count(b"\n", 0, data.find(f'"{entrypoint}"'.encode())) + 1
+
+
+def _wide(tree: Tree, entrypoint: str) -> list[Finding]:
+    """Find an `allow` that holds whatever is asked."""
+    package = tuple(entrypoint.split("/"))
+    rules = [rule for path in ((*package, "allow"), (*package[:-1], "allow")) for rule in tree.rules.get(path, [])]
+    return [
+        found("EX501", (rule.file, clause.line), f"`{rule.name}` allows everything to everybody")
+        for rule in rules
+        for clause in rule.clauses
+        if clause.is_plain and clause.head.get("value", {}).get("value") is True
+    ]
+
+
+def _data(files: Mapping[str, bytes]) -> Any:
+    try:
+        return parse(files.get("data.json", b"{}"), BUNDLE_JSON)
+    except JsonError:
+        return {}
