@@ -13,6 +13,8 @@ from policies import rego
 
 # Many times what it takes, on a machine that does other things.
 SECONDS = 2.0
+# Without a price for the searches of a pattern the first of the loops takes three times as long.
+LOOP_SECONDS = 0.6
 FULL = "a" * 2**20
 
 
@@ -92,7 +94,7 @@ def test_a_bomb_ends_soon_in_a_refusal_or_an_answer_that_can_be_written(bomb: st
 
 
 CALLS = (
-    'regex.find_n("a(.*b)?", input.text, -1)',
+    'regex.replace(input.text, "a(.*b)?", "")',
     'regex.replace(input.text, concat("", ["(a|b)*a(a|b){20}c", format_int(n, 10)]), "")',
     "graph.reachable_paths({i: [i + 1, i + 2] | some i in numbers.range(0, 14)}, [0])",
     'json.patch([], [{"op": "add", "path": "/0", "value": i} | some i in numbers.range(0, 99)])',
@@ -113,8 +115,8 @@ def machine() -> Machine:
 def test_a_loop_of_costly_calls_is_stopped_by_the_fuel_of_the_evaluation(machine: Machine, call: int):
     started = time.process_time()
     with pytest.raises(EvaluationError, match="work"):
-        machine.evaluate(dump_value(RegoObject({"text": "a" * 3000, "call": Number.of(call)})), now_ns=0)
-    assert time.process_time() - started < SECONDS
+        machine.evaluate(dump_value(RegoObject({"text": "a" * 1800, "call": Number.of(call)})), now_ns=0)
+    assert time.process_time() - started < LOOP_SECONDS
 
 
 def test_steps_are_paid_for_while_they_are_taken():
