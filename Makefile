@@ -14,7 +14,7 @@ export EXEQUATUR_OPA ?= $(CACHE)/bin/opa-$(OPA_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: help demo test check bench conformance protos lock bundles clean
+.PHONY: help demo test check bench conformance protos generated lock bundles clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ conformance: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run others' test cases (EXEQUATUR_
 
 protos: $(VENV)/.dev ## Make the stubs again
 	$(call protoc,.)
+
+generated: $(VENV)/.dev ## Write again what is made from code: settings' schemas, docs/document.md
+	$(BIN)/python docs/generate.py
 
 lock: ## Lock the dependencies again, with hashes, for every supported Python
 	@test -x $(CACHE)/uv/bin/uv || { $(PYTHON) -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip -q install uv==0.13.8; }
