@@ -2,7 +2,8 @@
 
 1. `Authorize`, one and two workers, records durable, against an empty grpcio handler: calls a second, p50, p99.
 2. The same in batches of 50.
-3. The decision alone, in process, among 10, 100 and 1,000 Cedar policies; and where its time goes.
+3. The decision alone, in process, among 10, 100, 1,000 and 10,000 Cedar policies, by the part of the scope that keeps
+   the others away; how long they take to load; and where a decision's time goes.
 
 Load comes from `ghz` (16 connections, 64 callers) on the same cores, in plain text on loopback; sixteen sessions.
 """
@@ -31,6 +32,7 @@ from exequatur.action import Action
 from exequatur.client import Client
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
+from exequatur.trust.archive import write_archive
 from exequatur.trust.bundle import unsafe_read_unsigned
 from exequatur.trust.canonical import canonical, parse
 from pdp.engine.document import Facts
@@ -42,6 +44,13 @@ from stack import Process, free_port
 ROOT = Path(__file__).parents[2]
 GHZ = os.environ.get("EXEQUATUR_GHZ", "ghz")
 SESSIONS, CONNECTIONS, CALLERS = 16, 16, 64
+OTHERS = {
+    "another tool": 'forbid (principal, action == Action::"bank/close", resource)\n'
+    'when {{ context.input.account == "{n}" }};\n',
+    "another resource": 'forbid (principal, action, resource == Tool::"{n}") when {{ context.session.steps > {n} }};\n',
+    "another agent": 'forbid (principal == Agent::"clerk", action, resource) when {{ context.session.steps > {n} }};\n',
+}
+"""Policies that do not apply, by what keeps them away."""
 console = Console()
 
 
@@ -166,16 +175,20 @@ def in_process() -> None:
         "s", "default", "teller", "", bank.SIDECAR, now, now + dt.timedelta(hours=1), 10**7, 10**9, scope=("*",)
     )
     table = Table(title="the decision alone, in process (Cedar and Rego)")
-    for column in ("Cedar policies", "us a decision", "of that with 10"):
+    for column in ("Cedar policies", "others are for", "us a decision", "of that with 10", "s to load"):
         table.add_column(column, justify="right")
-    first = None
-    for count in (10, 100, 1000):
-        snapshot = Snapshot.load(unsafe_read_unsigned(bank.archive(policies=count)))
-        took = microseconds(
-            lambda s=snapshot: judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
-        )
-        first = first or took
-        table.add_row(str(count), f"{took:.0f}", f"{took / first:.2f}")
+    for kind, scope in OTHERS.items():
+        first = None
+        for count in (10, 100, 1000, 10_000):
+            files = {**bank.files(), "more.cedar": "".join(scope.format(n=n) for n in range(count)).encode()}
+            begun = time.perf_counter()
+            snapshot = Snapshot.load(unsafe_read_unsigned(write_archive(files)))
+            load_s = time.perf_counter() - begun
+            took = microseconds(
+                lambda s=snapshot: judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
+            )
+            first = first or took
+            table.add_row(f"{count:,}", kind, f"{took:.0f}", f"{took / first:.2f}", f"{load_s:.2f}")
     console.print(table)
     parts = Table(title="where the time goes, us")
     parts.add_column("part")
