@@ -29,7 +29,7 @@ DATA_FILE: Final = "data.json"
 _UNSIGNED: Final = Reason(
     ReasonKind.RESTRICTED, "unsafe: this policy is not signed, and nobody vouches for it", policy="unsafe-unsigned"
 )
-_READERS: Final = {".cedar": ("cedar",), ".rego": ("rego", "opa"), ".wasm": ("rego",)}
+_READERS: Final = {".cedar": ("cedar",), "links.json": ("cedar",), ".rego": ("rego", "opa"), ".wasm": ("rego",)}
 
 
 class Engine(Protocol):

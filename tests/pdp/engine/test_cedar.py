@@ -15,7 +15,7 @@ from pdp.engine.document import cedar_context
 from pdp.engine.reading import PolicyError
 from pdp.engine.schema import cedar_schema, context_type, input_type
 from pdp.model import Effect, Intent, Obligation, ReasonKind
-from policies import TOOLS, agents, facts, registry
+from policies import STRING, TOOLS, agents, facts, registry, tool
 
 REGISTRY = registry()
 PERMIT = '@id("all") permit(principal, action, resource);\n'
@@ -422,3 +422,81 @@ def test_what_applies_to_all_and_what_applies_to_one_are_one_answer_in_one_set_o
     assert policies(judged.judge(call("git/commit", COMMIT))) == ["no1"]
     assert policies(judged.judge(call("git/log", LOG, agent="clerk", claims=Claims(tokens=1)))) == ["no2"]
     assert policies(judged.judge(call("git/log", LOG, claims=Claims(tokens=2)))) == ["bad"]
+
+
+# --- escapes of Cedar's JSON in arguments
+
+
+ESCAPES = [
+    {"__entity": {"type": "Team", "id": "engineering"}},
+    {"__extn": {"fn": "decimal", "arg": "1.0"}},
+    {"__expr": 'Agent::"coder"'},
+    {"type": "Agent", "id": "coder"},
+    {"fn": "ip", "arg": "10.0.0.1"},
+]
+OPEN = tool(
+    "open",
+    "call",
+    {
+        "text": STRING,
+        "number": {"type": "number"},
+        "flag": {"type": "boolean"},
+        "list": {"type": "array", "items": STRING},
+        "records": {"type": "array", "items": {"type": "object", "properties": {"a": STRING, "n": {"type": "number"}}}},
+        "nested": {"type": "object", "properties": {"in": {"type": "object", "properties": {"a": STRING}}, "free": {}}},
+        "free": {"type": "object"},
+        "type": STRING,
+        "id": STRING,
+    },
+    [],
+    access="read",
+    open=True,
+)
+
+
+def places(escape):
+    """Put an escape in each position that arguments have, as a value, inside of one, and as members of their own."""
+    for name in OPEN["definition"]["inputSchema"]["properties"]:
+        yield {name: escape}
+        yield {name: [escape]}
+        yield {name: {"a": escape, "in": {"a": escape, **escape}, "free": escape, **escape}}
+        yield {name: [{"a": escape, "n": escape, **escape}]}
+        yield {name: json.dumps(escape)}
+    yield {**escape, "text": "x"}
+    yield {"nested": {"in": {**escape, "a": "x"}, **escape}, "records": [{**escape, "a": "x", "n": 1.5}]}
+
+
+def reserved(value):
+    """Give the escapes in what goes to Cedar."""
+    if isinstance(value, dict):
+        own = [value] if value.keys() & {"__entity", "__extn", "__expr"} else []
+        return own + [found for item in value.values() for found in reserved(item)]
+    return [found for item in value for found in reserved(item)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("escape", ESCAPES, ids=lambda escape: next(iter(escape)))
+def test_no_argument_becomes_an_entity_or_an_extension_value_in_any_position(escape):
+    known = registry({"open/call": OPEN})
+    judged = CedarEngine.load(
+        {
+            "policy.cedar": (
+                PERMIT
+                + 'forbid(principal, action, resource) when { context.input == context.input && context.untyped.contains("") };'
+            ).encode()
+        },
+        known,
+        agents(),
+    )
+    seen = 0
+    for arguments in places(escape):
+        base = facts("open/call", {}, known=known)
+        asked = dataclasses.replace(base, input=arguments)
+        sent = json.loads(judged.question(asked).request["context"])
+        assert all(found == {"__extn": {"fn": "decimal", "arg": "1.5000"}} for found in reserved(sent)), arguments
+        # What was given as an object where the schema has none is not there at all, and is named.
+        assert judged.judge(asked).effect is Effect.ALLOW, arguments
+        assert (
+            sent["untyped"] or all(isinstance(value, str) for value in arguments.values()) or arguments == {"free": {}}
+        )
+        seen += 1
+    assert seen == 47

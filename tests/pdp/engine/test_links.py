@@ -8,9 +8,10 @@ import pytest
 from pdp.engine.cedar import CedarEngine
 from pdp.engine.links import FILE, read_links
 from pdp.engine.reading import PolicyError
+from pdp.engine.snapshot import Snapshot
 from pdp.engine.statements import read_statements
 from pdp.model import Effect, ReasonKind
-from policies import agents, facts, registry
+from policies import agents, bundle, facts, manifest, registry
 
 REGISTRY = registry()
 LOG = {"repo_path": "/work/app"}
@@ -141,3 +142,9 @@ def test_a_plain_policy_for_an_agent_that_does_not_exist_is_refused_too():
     text = 'permit(principal, action, resource);\nforbid(principal == Agent::"ghost", action, resource);'
     with pytest.raises(PolicyError, match=r"`policy\.cedar:2`: there is no agent `ghost`"):
         engine(text=text)
+
+
+def test_links_that_no_engine_reads_are_refused():
+    files = {"exequatur.json": manifest(("rego", "decide")), "a.rego": b"package x", FILE: b'{"links": []}'}
+    with pytest.raises(PolicyError, match=r"`links\.json`: no engine in `exequatur\.json` reads it: list `cedar`"):
+        Snapshot.load(bundle(files))

@@ -151,3 +151,16 @@ def test_whatever_the_arguments_are_cedar_gets_what_the_schema_says_and_the_rest
     assert result.allowed, result.diagnostics.errors
     assert set(arguments) - set(found) <= set(untyped)
     assert '"__entity"' not in json.dumps(found).replace('\\"', "")
+
+
+def test_references_that_fan_out_are_refused_before_they_are_followed():
+    entry = tool("a", "b", {"x": {"$ref": "#/$defs/l0"}}, [], access="read")
+    schema = entry["definition"]["inputSchema"]
+    levels = range(5)
+    schema["$defs"] = {
+        f"l{n}": {"type": "object", "properties": {f"m{m}": {"$ref": f"#/$defs/l{n + 1}"} for m in range(100)}}
+        for n in levels
+    } | {f"l{len(levels)}": STRING}
+    entry["definition_sha256"] = definition_sha256(entry["definition"]).hex()
+    with pytest.raises(PolicyError, match=r"`a/b`: its arguments have more than 10000 parts"):
+        cedar_schema(registry({"a/b": entry}), agents())

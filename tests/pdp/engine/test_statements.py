@@ -1,14 +1,17 @@
 """Cedar source: each policy with its file and line, and nothing that the native parser cannot survive."""
 
 import contextlib
+import json
 import subprocess
 import sys
 
+import cedarpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pdp.engine.cedar import CedarEngine
+from pdp.engine.cedar_text import SourceLimits, sources
 from pdp.engine.reading import PolicyError
 from pdp.engine.statements import ALL, read_statements
 from policies import agents, facts, registry
@@ -183,3 +186,64 @@ def test_an_annotation_is_not_taken_for_the_scope():
         {"a.cedar": b'@id("a") @reason("forbid (a) ; // b") permit(principal, action, resource);'}
     )
     assert (statement.permits, statement.reason) == (True, "forbid (a) ; // b")
+
+
+@pytest.mark.parametrize("hidden", ["\xad", "\u061c", "\u3164", "\ufff9", "\U000e0041", "\u206a"])
+def test_text_that_shows_nothing_is_refused_in_strings_too(hidden):
+    with pytest.raises(PolicyError, match=r"`policy\.cedar:2`: a control character"):
+        engine(PERMIT + f'forbid(principal, action, resource == Shell::"a{hidden}b");\n')
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'when { action == // a comment\nAction::"write" }',
+        'when { Action::"write" == action }',
+        'when { action != Action::"write" }',
+        'when { action == Action::"w\\u{72}ite" }',
+        'when { [Action::"write"].contains(action) }',
+        'unless { context.session.steps > 1 || action == Action :: "write" }',
+    ],
+)
+def test_a_group_is_compared_nowhere_however_it_is_written(condition):
+    with pytest.raises(PolicyError, match=r"`policy\.cedar:2`: no action equals the group `Action::\"write\"`"):
+        engine(PERMIT + f"forbid(principal, action, resource) {condition};")
+
+
+def test_a_group_may_stand_in_a_list_or_a_string():
+    engine(
+        PERMIT
+        + 'forbid(principal, action in [Action::"bulk", Action::"write"], resource);\n'
+        + '@reason("nothing == Action::\\"write\\" here") forbid(principal, action, resource) // == Action::"write"\n'
+        + 'when { action in [Action::"bulk", Action::"write"] && context.claims.reason == "Action::write" };'
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '@id("a;b") permit(principal, action, resource);',
+        "permit(principal, action, resource) // ; forbid(principal, action, resource);\n;",
+        'permit(principal, action, resource) when { context.claims.reason != "\\"; forbid(" };',
+        'permit(principal, action, resource) when { context.claims.reason != "// " } ;// ;',
+        "permit(principal, action, resource) when { {a: 1}.a == 1 };",
+        '@reason("\\u{3b}") @owasp("ASI01") permit\n(principal\n,\naction,resource)unless{false}when{true};',
+    ],
+)
+def test_a_statement_ends_where_cedar_says_it_ends(text):
+    parts = [source.text for source in sources({"a.cedar": f"{text}\n{text}".encode()}, SourceLimits())]
+    whole = cedarpy.PolicySet.from_str(f"{text}\n{text}")
+    assert len(parts) == len(whole) == 2
+    assert str(cedarpy.PolicySet.from_str("\n".join(parts))) == str(whole)
+
+
+def test_more_policies_than_may_be_are_refused_before_one_is_parsed():
+    few = SourceLimits(statements=3)
+    text = "permit(principal, action, resource);\n"
+    assert len(read_statements({"a.cedar": (text * 3).encode()}, few)) == 3
+    with pytest.raises(PolicyError, match=r"`b\.cedar:2`: more than 3 policies"):
+        read_statements({"a.cedar": (text * 2).encode(), "b.cedar": (text + "not parsed;").encode()}, few)
+    links = [{"template": "t", "id": f"l{n}", "principal": {"type": "Agent", "id": "coder"}} for n in range(4)]
+    template = b'@id("t") permit(principal == ?principal, action, resource);'
+    with pytest.raises(PolicyError, match="there are 3 policies before it"):
+        read_statements({"a.cedar": template, "links.json": json.dumps({"links": links}).encode()}, few)
