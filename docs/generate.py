@@ -1,4 +1,4 @@
-"""Write again what is made from code: the JSON Schemas of the daemons' settings, the reference of the document.
+"""Write again what is made from code: settings' JSON Schemas, the document's reference, what `policy check` finds.
 
     python docs/generate.py
 
@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 
 from exequatur.settings import Settings
 from ledger.settings import LedgerSettings
+from pdp.policy.check import findings
 from pdp.policy.reference import page
 from pdp.settings import PdpSettings
 from sidecar.settings import SidecarSettings
@@ -66,7 +67,7 @@ def files() -> Mapping[str, str]:
     schemas = {
         f"exequatur/schemas/{name}.schema.json": json.dumps(settings_schema(name), indent=2) + "\n" for name in SETTINGS
     }
-    return {**schemas, "docs/document.md": page()}
+    return {**schemas, "docs/document.md": page(), "docs/findings.md": findings.page()}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ Session = Annotated[
 ]
 Time = Annotated[str, typer.Option(metavar="TIME", help="the clock stands at this time, not at now")]
 Enforced = Annotated[bool, typer.Option("--door-enforced", help="it comes through a door that cannot be gone around")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="a folder of sources")]
 Sources = Annotated[Path, typer.Argument(metavar="FOLDER|BUNDLE", help="a folder of sources, or a bundle")]
 
 
@@ -131,3 +132,25 @@ def explain(
         path, envelope, case=case, session=session, time=time, door_enforced=door_enforced, as_json=as_json
     )
     verb.why(asked)
+
+
+@app.command()
+def check(
+    folder: Folder,
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="a warning is exit code 1, too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find mistakes without running anything, each with file, line, why and a fix. Exit code 1 if there is an error."""
+    work("policy_check").run(folder, strict=strict, as_json=as_json)
+
+
+@app.command()
+def fmt(
+    folder: Folder,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="write nothing, show what would change, exit code 1")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write Cedar, Rego and JSON in one form; comments and order stay."""
+    work("policy_fmt").run(folder, check=check, as_json=as_json)

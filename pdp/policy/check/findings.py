@@ -247,7 +247,7 @@ KINDS: Final = (
         "where it is missing the rule does not apply: leaving it out is a way around it",
         "read it with `object.get` and the stricter default, or ask before with `is_number` and the like",
         "rego",
-        'deny contains "no" if input.input.limit > 100',
+        'warn contains "many" if input.input.limit > 100',
     ),
     Kind(
         "EX402",
@@ -257,7 +257,7 @@ KINDS: Final = (
         "look first whether it can succeed: `regex.match`, `is_number`, a comparison with 0; or turn the rule round: "
         "`not is_fine(...)`",
         "rego",
-        'deny contains "no" if to_number(input.input.amount) > 100',
+        'deny contains "no" if to_number(input.input.note) > 100',
     ),
     Kind(
         "EX403",

@@ -30,6 +30,11 @@ _ATTRIBUTES: Final[Path] = ("resource", "attributes")
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
+def spelled(path: Path) -> str:
+    """Write a fact as Rego has it."""
+    return "input" + "".join(f".{name}" if name.isidentifier() else f'["{name}"]' for name in path)
+
+
 @dataclass(frozen=True)
 class Known:
     """The registry and the inventory, asked in the words of policy."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pdp.policy.check.findings import Finding, found
-from pdp.policy.check.known import ANY, Known, Path
+from pdp.policy.check.known import ANY, Known, Path, spelled
 from pdp.policy.check.rego_facts import Scope
 from pdp.policy.check.rego_reach import RESTRICTING, Reach
 from pdp.policy.check.rego_tree import Clause, Node, Rule, RulePath, Tree, calls, constant, inside, line_of, texts
@@ -81,7 +81,7 @@ def _references(scope: Scope, known: Known, data: Any, node: Node) -> Iterator[F
     place = scope.rule.file, line_of(node, scope.clause.line)
     fact = scope.fact(node) if node.get("type") in ("ref", "call") else None
     if fact is not None and fact.path[-1:] != ("<full>",) and not known.is_fact(fact.path):
-        yield found("EX205", place, f"`input.{'.'.join(fact.path)}` is not there in any call")
+        yield found("EX205", place, f"`{spelled(fact.path)}` is not there in any call")
     stands = scope.tree.absolute(scope.rule, node) if node.get("type") == "ref" else None
     if stands is not None and stands[0] == "data" and stands[1] and not _exists(scope.tree, data, stands[1]):
         yield found("EX209", place, f"there is no rule and no data `data.{'.'.join(stands[1])}`")
@@ -106,7 +106,7 @@ def _values(scope: Scope, known: Known, expression: Node) -> Iterator[Finding]:
         allowed = known.values.get(fact.path)
         for value in texts(term) if allowed is not None else ():
             if value and value not in (allowed or ()):
-                shown = "the tool's full name" if fact.path[-1] == "<full>" else f"`input.{'.'.join(fact.path)}`"
+                shown = "the tool's full name" if fact.path[-1] == "<full>" else f"`{spelled(fact.path)}`"
                 place = scope.rule.file, line_of(term, line_of(expression, scope.clause.line))
                 yield found(known.code_of_value(fact.path), place, f"{shown} is never `{value}`")
 
@@ -133,5 +133,5 @@ def _two_values(scope: Scope) -> Iterator[Finding]:
             continue
         for fact, term, how in scope.asked(expression):
             if how == "==" and seen.setdefault(fact.path, term["value"]) != term["value"]:
-                text = f"two values of `{'.'.join(fact.path)}` are asked for at once"
+                text = f"two values of `{spelled(fact.path)}` are asked for at once"
                 yield found("EX301", (scope.rule.file, line_of(expression, scope.clause.line)), text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pdp.policy.check.findings import Finding, found
-from pdp.policy.check.known import Known, Path
+from pdp.policy.check.known import Known, Path, spelled
 from pdp.policy.check.rego_facts import Scope, is_sent
 from pdp.policy.check.rego_reach import Reach, Read
 from pdp.policy.check.rego_tree import Clause, Node, Rule, Tree, calls, inside, line_of, operator
@@ -77,11 +77,12 @@ def _missing(tree: Tree, known: Known, read: Read) -> Iterator[Finding]:
     tools = [known.tools[name] for name in sorted(read.tools)]
     if not known.optional(tools, fact.path, fact.safe) or _is_guarded(tree, read, fact.path):
         return
-    path = "input." + ".".join(fact.path)
     names = ", ".join(f'"{name}"' for name in fact.path)
     fix = f"read it as `object.get(input, [{names}], ...)` with the stricter value, or ask before, by `is_number` or so"
     place = read.rule.file, line_of(read.term, read.clause.line)
-    yield found("EX401", place, f"`{path}` may be missing, and then `{read.rule.path[-1]}` does not hold", fix=fix)
+    yield found(
+        "EX401", place, f"`{spelled(fact.path)}` may be missing, and then `{read.rule.path[-1]}` does not hold", fix=fix
+    )
 
 
 def _is_guarded(tree: Tree, read: Read, path: Path) -> bool:
