@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +85,13 @@ class Pdp:
         seen = len(self.answers)
         until(lambda: len(self.answers) > seen, 40, "an answer")
         return self.answers[-1][1]
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder whose name leaves room for a socket's: `sockaddr_un` holds 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ex-") as name:
+        yield Path(name)
 
 
 @pytest.fixture

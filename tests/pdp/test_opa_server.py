@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ from stack import until
 
 OPA = Path(opa())
 OTHER = REGO.replace('"log"', '"other"')
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder whose name leaves room for a socket's: `sockaddr_un` holds 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ex-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="module")
