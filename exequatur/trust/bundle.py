@@ -56,7 +56,7 @@ from exequatur.trust.keys import BundleKeys, SigningKey
 
 SIGNATURES: Final = ".signatures.json"
 MANIFEST: Final = ".manifest"
-JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=2_000_000, string_bytes=2**20)
+JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
 _SIGNATURES_LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20)
 _HASHES: Final = {
     "SHA-256": "sha256",
