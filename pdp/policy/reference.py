@@ -226,7 +226,7 @@ deny contains "not while untrusted text is about" if {
 ```
 
 A field that may be missing needs a guard: `context.input has limit && context.input.limit > 10` in Cedar. In Rego a
-rule that reads a missing field does not apply, also one that denies; each wants a case that tries it.
+rule that reads a missing field does not apply, also one that denies: `exequatur policy check` finds both.
 """
 
 _TAIL: Final = """## `context.untyped`, in Cedar alone

@@ -76,6 +76,7 @@ def test_from_a_published_server_to_a_served_decision(desk):
     for name, text in WRITTEN.items():
         Path("mine", name).write_text(text)
 
+    run("policy", "check", "mine")
     run("policy", "test", "mine")
     run("bundle", "build", "mine", "-o", "mine.tar.gz")
     run("keys", "generate", "--out", "signing", "--kid", "ops")
