@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import cedarpy
@@ -44,7 +45,7 @@ _FAULTS: Final = {
 """What the type checker says: our code for it, and our words."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Read:
     """A policy; `link` is the line of the link that made it of the template at `source`, or 0."""
 
@@ -69,13 +70,13 @@ def check_cedar(files: Mapping[str, bytes], known: Known | None, *, judged_by_re
     schema = cedarpy.Schema.from_str(text)
     invalid = _invalid(read, schema, known, findings)
     probed = [each for number, each in enumerate(read) if number not in invalid]
-    for each in _impossible(probed, schema):
-        findings.append(found("EX301", _place(each), f"what {_name(each)} asks never holds"))
-        probed.remove(each)
+    never = _impossible(probed, schema)
+    findings += [found("EX301", _place(each), f"what {_name(each)} asks never holds") for each in never]
+    possible = {*probed} - {*never}
     for each in read:
         findings += _names(each, known)
         findings += _width(each, known, judged_by_rego=judged_by_rego)
-        findings += condition_findings(each.statement, known, contradictions=each in probed)
+        findings += condition_findings(each.statement, known, contradictions=each in possible)
     return findings
 
 
@@ -115,12 +116,13 @@ def _read(files: Mapping[str, bytes], whole: Sequence[Source], findings: list[Fi
             templates.append(source)
             continue
         try:
-            (statement,) = read_statements({source.file: _in_place([source])})
+            (statement,) = read_statements({source.file: source.text.encode()})
+            statement = replace(statement, where=source.where)
         except PolicyError as error:
             findings.append(_unreadable(source, str(error)))
             continue
-        if not any(token[0] == "id" and source.tokens[n - 1][0] == "@" for n, token in enumerate(source.head)):
-            statement = _renamed(statement, f"{source.file}#{source.number}")
+        if "id" not in _notes(source):
+            statement = replace(statement, id=f"{source.file}#{source.number}")
         elif statement.id in ids:
             where = ids[statement.id].where
             findings.append(_at(source, "EX210", f"the id `{statement.id}` is already that of the policy at {where}"))
@@ -137,10 +139,6 @@ def _read(files: Mapping[str, bytes], whole: Sequence[Source], findings: list[Fi
         file, line, text = located(str(error))
         findings.append(found("EX601" if _LINKED.match(file) else _code(text), (file, line), text))
     return read
-
-
-def _renamed(statement: Statement, name: str) -> Statement:
-    return Statement(**{**{slot: getattr(statement, slot) for slot in statement.__slots__}, "id": name})
 
 
 def _linked(files: Mapping[str, bytes], templates: Sequence[Source]) -> tuple[Statement, ...]:
@@ -186,10 +184,13 @@ def _at(source: Source, code: str, text: str, token: re.Match[str] | None = None
     return found(code, (file, line), text)
 
 
+def _notes(source: Source) -> set[str]:
+    """Give the names of a statement's annotations."""
+    return {word[0] for before, word in pairwise(source.head) if before[0] == "@"}
+
+
 def _annotations(each: _Read) -> Iterator[Finding]:
-    notes = {
-        token[0] for number, token in enumerate(each.source.head) if number and each.source.head[number - 1][0] == "@"
-    }
+    notes = _notes(each.source)
     if "id" not in notes:
         yield found("EX211", _place(each))
     elif not each.statement.permits and "reason" not in notes:

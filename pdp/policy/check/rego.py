@@ -7,6 +7,7 @@ and the rest is looked at only once all do.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,27 +21,33 @@ from pdp.policy.check.findings import Finding, found
 from pdp.policy.check.known import Known
 from pdp.policy.check.rego_names import name_findings, reach_findings
 from pdp.policy.check.rego_reach import Reach
-from pdp.policy.check.rego_tree import Tree
+from pdp.policy.check.rego_tree import RulePath, Tree
 from pdp.policy.check.rego_vanish import vanishing
 
 _SCHEMA: Final = "input.schema.json"
 _AT_ONCE: Final = 4
 _MOST: Final = "1000"
+_MOST_NESTED: Final = 200
+_DEEP: Final = f"this nests deeper than {_MOST_NESTED} brackets"
+_BRACKET: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*|(?P<open>[(\[{])|(?P<close>[)\]}])')
 
 
 def check_rego(
     files: Mapping[str, bytes], known: Known | None, entrypoint: str, role: Role, opa: Path | None
 ) -> list[Finding]:
     """Find what is wrong; `known` is None where the registry or the inventory cannot be read. Raises `OpaError`."""
+    names = sorted(name for name in files if name.endswith(".rego"))
+    deep = [name for name in names if _nesting(files[name]) > _MOST_NESTED]
+    if deep:
+        return [found("EX102", (name, 1), _DEEP, fix="write it in several rules") for name in deep]
     with rego_folder(files, opa) as (folder, program):
         schema = () if known is None else ("-s", f"../{_SCHEMA}")
         if known is not None:
             (folder.parent / _SCHEMA).write_text(json.dumps(known.document_schema()), encoding="utf-8")
-        names = sorted(name for name in files if name.endswith(".rego"))
         command = ["check", "--strict", "-m", _MOST, "--format", "json", *schema, *names]
+        kept = [name for name in names if not name.endswith("_test.rego")]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             checked = pool.submit(run_opa, program, command, folder)
-            kept = [name for name in names if not name.endswith("_test.rego")]
             parsed = list(pool.map(lambda name: _parsed(program, folder, name), kept))
             findings = _said(checked.result().stdout + checked.result().stderr)
     tree = Tree()
@@ -48,15 +55,24 @@ def check_rego(
         if module is None:
             return findings
         tree.add(name, module)
-    if not tree.under(tuple(entrypoint.split("/"))):
-        findings.append(found("EX605", _line(files, entrypoint), f"no rule is at the entry point `{entrypoint}`"))
-    if known is None:
-        return findings
-    reach = Reach(tree, known, tuple(entrypoint.split("/")))
-    findings += vanishing(tree, known, reach)
-    findings += name_findings(tree, known, _data(files))
-    findings += reach_findings(tree, known, reach) if tree.under(tuple(entrypoint.split("/"))) else ()
-    return [*findings, *(_wide(tree, entrypoint) if role is Role.DECIDE else ())]
+    entry = tuple(entrypoint.split("/"))
+    if not tree.under(entry):
+        return [*findings, found("EX605", _line(files, entrypoint), f"no rule is at the entry point `{entrypoint}`")]
+    if known is not None:
+        reach = Reach(tree, known, entry)
+        findings += vanishing(tree, known, reach)
+        findings += name_findings(tree, known, _data(files))
+        findings += reach_findings(tree, known, reach)
+    return [*findings, *(_wide(tree, entry) if role is Role.DECIDE else ())]
+
+
+def _nesting(data: bytes) -> int:
+    """Give how deep brackets nest; OPA's tree of a file grows with the square of it."""
+    depth = deepest = 0
+    for piece in _BRACKET.finditer(data):
+        depth += (piece["open"] is not None) - (piece["close"] is not None)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _parsed(program: Path, folder: Path, name: str) -> dict[str, Any] | None:
@@ -95,10 +111,9 @@ def _line(files: Mapping[str, bytes], entrypoint: str) -> tuple[str, int]:
     return FILE, data.count(b"\n", 0, data.find(f'"{entrypoint}"'.encode())) + 1
 
 
-def _wide(tree: Tree, entrypoint: str) -> list[Finding]:
+def _wide(tree: Tree, entry: RulePath) -> list[Finding]:
     """Find an `allow` that holds whatever is asked."""
-    package = tuple(entrypoint.split("/"))
-    rules = [rule for path in ((*package, "allow"), (*package[:-1], "allow")) for rule in tree.rules.get(path, [])]
+    rules = [rule for path in ((*entry, "allow"), (*entry[:-1], "allow")) for rule in tree.rules.get(path, [])]
     return [
         found("EX501", (rule.file, clause.line), f"`{rule.name}` allows everything to everybody")
         for rule in rules

@@ -275,7 +275,13 @@ def test_wrong_link_is_found_beside_its_template() -> None:
 def test_entry_point_that_is_not_there_is_found() -> None:
     files = good()
     files["exequatur.json"] = files["exequatur.json"].replace(b"exequatur/decision", b"exequatur/decison")
-    assert ("EX605", "exequatur.json", 2) in seen(files)
+    assert seen(files) == [("EX605", "exequatur.json", 2)]
+
+
+def test_file_that_would_take_opa_minutes_is_not_given_to_it() -> None:
+    files = good()
+    files["deep.rego"] = b"package deep\n\nx := " + b"[" * 2000 + b"]" * 2000
+    assert seen(files) == [("EX102", "deep.rego", 1)]
 
 
 def test_every_code_is_planted_once() -> None:
