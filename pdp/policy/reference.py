@@ -232,7 +232,8 @@ rule that reads a missing field does not apply, also one that denies: `exequatur
 _TAIL: Final = """## `context.untyped`, in Cedar alone
 
 `Set<String>`: the arguments that Cedar cannot hold as they are, by path. A rule that must not overlook anything says
-`unless { context.untyped.isEmpty() }`, or is written in Rego, which has every argument as it was sent.
+`unless { context.untyped.isEmpty() }`, or is written in Rego, which has every argument as it was sent. The whole
+mapping, with what becomes of each value: [what Cedar cannot hold](cedar-mapping.md).
 
 | in the tool's JSON Schema | in Cedar |
 |---|---|
