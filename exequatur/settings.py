@@ -11,9 +11,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_origin
+from typing import Any, ClassVar, Literal, Self, get_origin
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -34,6 +34,8 @@ class Settings(BaseSettings):
 
     env_prefix: ClassVar[str] = "EXEQUATUR_"
     program: ClassVar[str] = "exequatur"
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
 

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
+from cryptography import x509
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -111,6 +112,23 @@ class TlsFiles:
         except (OSError, ValueError):
             raise ListenError(f"`{self.roots}` holds no certificates") from None
         return contents[0], contents[1], contents[2]
+
+
+def own_identity(files: TlsFiles | None) -> str:
+    """Name ourselves as those we call will: by the SPIFFE ID in our certificate. Raises `ListenError`."""
+    if files is None:
+        return UNSAFE_PLAINTEXT
+    try:
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        uris = []
+    ids = [uri for uri in uris if uri.startswith("spiffe://")]
+    if len(ids) != 1:
+        raise ListenError(f"`{files.certificate}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
+    files.read()
+    return ids[0]
 
 
 class ListenError(Exception):

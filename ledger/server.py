@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from exequatur import daemon, transport
-from exequatur.settings import SettingsError, describe
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import load_log_key
 from exequatur.v1 import audit_pb2
@@ -31,29 +28,12 @@ TELL_S: Final = 5.0
 
 def serve(argv: Sequence[str]) -> int:
     """Run the ledger until it is told to stop; returns the exit code."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    daemon.configure_logging(settings.log_level)
-    return daemon.run(lambda stop: _main(settings, stop))
+    return daemon.serve(LedgerSettings, argv, _main)
 
 
 def config(argv: Sequence[str]) -> int:
-    """Print what is in force."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    print(describe(settings), end="")  # noqa: T201
-    return daemon.OK
-
-
-def _load(argv: Sequence[str]) -> LedgerSettings | None:
-    try:
-        return LedgerSettings.load(argv, os.environ)
-    except SettingsError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
-        return None
+    """Print the settings in force; returns the exit code."""
+    return daemon.config(LedgerSettings, argv)
 
 
 def _now() -> datetime:

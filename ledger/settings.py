@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -31,7 +31,6 @@ class LedgerSettings(Settings):
     writers: tuple[str, ...] = Field(default=(), description="an identity that may append")
     auditors: tuple[str, ...] = Field(default=(), description="an identity that may ask for checkpoints")
     drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
     @model_validator(mode="after")
     def _proved_or_unsafe(self) -> Self:

@@ -22,7 +22,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from exequatur import daemon, transport
-from exequatur.settings import SettingsError, describe
 from exequatur.trust.errors import TrustError
 from exequatur.trust.note import LogKey
 from pdp.control.store import Store, StoreError
@@ -35,20 +34,12 @@ log = logging.getLogger(__name__)
 
 def serve(argv: Sequence[str]) -> int:
     """Run until SIGTERM; returns the exit code."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    daemon.configure_logging(settings.log_level)
-    return daemon.run(lambda stop: _supervise(settings, stop))
+    return daemon.serve(PdpSettings, argv, _supervise)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    sys.stdout.write(describe(settings))
-    return daemon.OK
+    return daemon.config(PdpSettings, argv)
 
 
 def worker(_: Sequence[str]) -> int:
@@ -74,15 +65,6 @@ def worker(_: Sequence[str]) -> int:
         await work(settings, start["number"], start["address"], Orders(settings, commands, tell), stop)
 
     return daemon.run(main)
-
-
-def _load(argv: Sequence[str]) -> PdpSettings | None:
-    try:
-        return PdpSettings.load(argv, os.environ)
-    except SettingsError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
-        return None
 
 
 async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:

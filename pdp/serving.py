@@ -16,8 +16,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography import x509
-
 from exequatur import daemon, transport
 from exequatur.client import LedgerClient, Tls
 from exequatur.shipper import Shipper
@@ -92,24 +90,11 @@ def keys_of(settings: PdpSettings) -> BundleKeys | None:
 
 
 def identity(settings: PdpSettings) -> str:
-    """Name ourselves as the ledger will: by the SPIFFE ID in our certificate. Raises `StartError`."""
-    if settings.tls is None:
-        return transport.UNSAFE_PLAINTEXT
-    path = settings.tls.certificate
+    """Name ourselves; raises `StartError`."""
     try:
-        names = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-        ids = [
-            uri
-            for uri in names.value.get_values_for_type(x509.UniformResourceIdentifier)
-            if uri.startswith("spiffe://")
-        ]
-    except (OSError, ValueError, x509.ExtensionNotFound):
-        ids = []
-    if len(ids) != 1:
-        raise daemon.StartError(f"`{path}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
-    return ids[0]
+        return transport.own_identity(settings.tls)
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
 
 
 def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:

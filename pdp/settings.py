@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -51,7 +51,6 @@ class PdpSettings(Settings):
         default=600, gt=0, le=86_400, description="after how long what is never settled is charged"
     )
     drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take, each step")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
     @model_validator(mode="after")
     def _signed_or_unsafe(self) -> Self:

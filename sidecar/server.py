@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import os
-import sys
 from collections.abc import Mapping, Sequence
 
-from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exequatur import daemon, transport
 from exequatur.client import LedgerClient
-from exequatur.settings import SettingsError, describe
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.canonical import Json
@@ -32,29 +28,12 @@ log = logging.getLogger(__name__)
 
 def serve(argv: Sequence[str]) -> int:
     """Run until SIGTERM; returns the exit code."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    daemon.configure_logging(settings.log_level)
-    return daemon.run(lambda stop: _main(settings, stop))
+    return daemon.serve(SidecarSettings, argv, _main)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    settings = _load(argv)
-    if settings is None:
-        return daemon.CONFIG
-    sys.stdout.write(describe(settings))
-    return daemon.OK
-
-
-def _load(argv: Sequence[str]) -> SidecarSettings | None:
-    try:
-        return SidecarSettings.load(argv, os.environ)
-    except SettingsError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
-        return None
+    return daemon.config(SidecarSettings, argv)
 
 
 async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
@@ -123,28 +102,13 @@ def _open(agent: AgentSocket, pdp: PdpClient, record: Record) -> transport.Serve
 
 
 def identity(settings: SidecarSettings) -> str:
-    """Name ourselves as the ledger will: by the SPIFFE ID in our certificate. Raises `StartError`."""
-    if settings.tls is None:
-        return transport.UNSAFE_PLAINTEXT
-    path = settings.tls.certificate
+    """Name ourselves; raises `StartError`."""
+    tls = settings.tls
+    files = None if tls is None else transport.TlsFiles(tls.certificate, tls.key, tls.roots)
     try:
-        names = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-        ids = [
-            uri
-            for uri in names.value.get_values_for_type(x509.UniformResourceIdentifier)
-            if uri.startswith("spiffe://")
-        ]
-    except (OSError, ValueError, x509.ExtensionNotFound):
-        ids = []
-    if len(ids) != 1:
-        raise daemon.StartError(f"`{path}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
-    try:
-        transport.TlsFiles(path, settings.tls.key, settings.tls.roots).read()
+        return transport.own_identity(files)
     except transport.ListenError as error:
         raise daemon.StartError(str(error)) from None
-    return ids[0]
 
 
 class Metrics:

@@ -52,7 +52,6 @@ class SidecarSettings(Settings):
     http: str = Field(default="127.0.0.1:9082", description="HOST:PORT of /healthz, /readyz and /metrics")
     decision_timeout_ms: int = Field(default=2000, gt=0, le=60_000, description="how long a decision may take")
     drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take, each step")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
     @field_validator("agents", mode="before")
     @classmethod
