@@ -81,7 +81,10 @@ def _compile(engine: wasmtime.Engine, wasm: bytes) -> wasmtime.Module:
     try:
         return wasmtime.Module(engine, wasm)
     except wasmtime.WasmtimeError:
-        raise PolicyError(f"`{FILE}`: not a WebAssembly module: build it with `exequatur bundle build`") from None
+        raise PolicyError(
+            f"`{FILE}`: not a WebAssembly module, or one with a function too large to compile: build it with "
+            "`exequatur bundle build`, from fewer rules"
+        ) from None
 
 
 class Machine:
