@@ -31,6 +31,8 @@ VALUE_FUEL: Final = 8_000
 """What each value costs that goes into a host call or comes out, about: it is read and written by Python."""
 BYTE_FUEL: Final = 20
 """What each byte costs of what goes in and comes out: texts are copied a few times."""
+TABLE_ELEMENTS: Final = 100_000
+"""The largest table of functions: OPA's modules have some hundreds, and one for each rule."""
 
 _PAGE: Final = 64 * 1024
 
@@ -61,12 +63,14 @@ class Instance:
         builtins: Mapping[int, Builtin],
     ) -> None:
         self._store = store = wasmtime.Store(engine)
-        store.set_limits(memory_size=limits.memory_bytes)
+        # Tables, and memories of the module's own, are not in the first limit.
+        store.set_limits(limits.memory_bytes, table_elements=TABLE_ELEMENTS, instances=1, tables=1, memories=1)
         # Loading the data costs more than a decision, and happens once: it has a budget of its own.
         store.set_fuel(limits.fuel * 10)
         self._builtins = builtins
         self._now_ns = 0
         self._failure: BaseException | None = None
+        self._calling = False
         self._callbacks: list[Any] = []
         linker = wasmtime.Linker(engine)
         for n in range(5):
@@ -100,10 +104,21 @@ class Instance:
         return self._text(self._call("opa_eval", 0, entrypoint, self._data, start, size, start + size, 0), ANSWER_BYTES)
 
     def _builtin(self, number: int, _context: int, *addresses: int) -> int:
-        """Do what `opa_builtin0` to `opa_builtin4` ask for; gives the address of the result, 0 where there is none."""
+        """Do what `opa_builtin0` to `opa_builtin4` ask for, one at a time."""
         known = self._builtins.get(number)
         if known is None or known.arity != len(addresses):
             raise EvaluationError("it called a built-in that is not known")
+        # No module of OPA's does: it would go on until Python's stack is full, where a callback cannot even fail.
+        if self._calling:
+            raise EvaluationError("it called a built-in while it was in one")
+        # Not put back after a failure: such an instance never judges again.
+        self._calling = True
+        address = self._answer(known, addresses)
+        self._calling = False
+        return address
+
+    def _answer(self, known: Builtin, addresses: tuple[int, ...]) -> int:
+        """Do one host call; gives the address of the result, 0 where there is none."""
         given = [self._text(self._call("opa_value_dump", address), TEXT_BYTES, known.name) for address in addresses]
         self._pay(CALL_FUEL + sum(map(_price, given)), known.name)
         try:
@@ -146,13 +161,20 @@ class Instance:
         if function is None:
             function = self._functions[export] = _Function(self._store, self._exports[export], len(arguments))
         try:
-            return function(*arguments)
+            result = function(*arguments)
         except (wasmtime.Trap, wasmtime.WasmtimeError):
-            # Taken, not kept: its traceback holds this instance.
-            failure, self._failure = self._failure, None
-            if failure is None:
+            if self._failure is None:
                 raise
-            raise failure from None
+            result = 0
+        # It counts without a trap, too: a host function that could not make one has let the module go on.
+        if self._failure is not None:
+            raise self._take_failure() from None
+        return result
+
+    def _take_failure(self) -> BaseException:
+        # Taken, not kept: its traceback holds this instance.
+        failure, self._failure = self._failure, None
+        return failure or EvaluationError("a host function failed")
 
     def _define(
         self,
