@@ -24,14 +24,23 @@ DAEMONS: Final = {
 }
 """Two words to the module and the function (argv without the two words, to exit code) that runs them."""
 
+_INTERRUPTED: Final = 130
+"""The exit code that shells know for Ctrl-C."""
+
 
 def main() -> None:
     """Run the command line in `sys.argv` and exit."""
     target = DAEMONS.get(tuple(sys.argv[1:3]))  # type: ignore[arg-type]
     if target is None:
-        from exequatur.cli.app import app  # noqa: PLC0415
+        try:
+            from exequatur.cli.app import app  # noqa: PLC0415
 
-        app()
+            app()
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
+        except OSError as error:
+            name = f"`{error.filename}`: " if error.filename else ""
+            sys.exit(f"error: {name}{(error.strerror or str(error)).lower()}")
         return
     if not sys.flags.isolated:
         os.execv(sys.executable, [sys.executable, "-I", "-m", "exequatur", *sys.argv[1:]])  # noqa: S606

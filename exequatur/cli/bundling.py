@@ -19,6 +19,7 @@ from typing import Any, Final
 from exequatur.cli import bundle_pictures as pictures
 from exequatur.cli.console import Exit, console, emit, errors, fail
 from exequatur.cli.files import write_whole
+from exequatur.cli.policy_opening import sources
 from exequatur.trust import bundle as trusted
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle
 from exequatur.trust.errors import TrustError
@@ -43,11 +44,10 @@ def init(folder: Path) -> None:
 
 def build(folder: Path, out: Path, *, as_json: bool) -> None:
     """Build and write."""
-    if not folder.is_dir():
-        fail(f"`{folder}` is not a folder")
     with _faults():
+        files = sources(folder)
         with errors.status("compiling, and running the cases"):
-            built = building.build(building.read_folder(folder), building.find_opa(os.environ))
+            built = building.build(files, building.find_opa(os.environ))
         failures = built.results.failures
         if not failures:
             write_whole(out, built.archive)
@@ -95,7 +95,7 @@ def sign(
         fail("`--expires` is not after now, or not after `--not-before`: the bundle would never be valid")
     with _faults():
         signing_key = _signing_key(key, kid)
-        bundle = trusted.unsafe_read_unsigned(read_archive_file(path))
+        bundle = trusted.unsafe_read_unsigned(_archive(path))
         with errors.status("building it again, to see that it is what its sources say"):
             building.check_built(bundle.files, building.find_opa(os.environ))
         data = trusted.sign(bundle.files, signing_key, claims)
@@ -111,7 +111,7 @@ def verify(path: Path, keys: Path, *, tenant: str, rebuild: bool, as_json: bool)
     """Verify for now, for this tenant."""
     ring = _ring(keys)
     try:
-        bundle = open_bundle(read_archive_file(path), ring, now=datetime.now(UTC), tenant=tenant)
+        bundle = open_bundle(_archive(path), ring, now=datetime.now(UTC), tenant=tenant)
         if rebuild:
             with errors.status("building it again"):
                 building.check_built(bundle.files, building.find_opa(os.environ))
@@ -130,7 +130,7 @@ def inspect(path: Path, keys: Path | None, *, tenant: str, as_json: bool) -> Non
     """Show a bundle; verified only where keys are given."""
     ring = None if keys is None else _ring(keys)
     with _faults(f"`{path}`: "):
-        data = read_archive_file(path)
+        data = _archive(path)
         if ring is not None:
             bundle = open_bundle(data, ring, now=datetime.now(UTC), tenant=tenant)
             about = _facts(bundle)
@@ -152,6 +152,15 @@ def _faults(where: str = "") -> Iterator[None]:
         fail(f"{where}{error}", Exit.NO)
     except OSError as error:
         fail(f"`{error.filename}`: {(error.strerror or str(error)).lower()}")
+
+
+def _archive(path: Path) -> bytes:
+    """Read a bundle; to name none is a wrong call, and says nothing about a bundle."""
+    if not path.exists():
+        fail(f"`{path}`: it is not there: name a bundle, such as `mine.tar.gz`")
+    if path.is_dir():
+        fail(f"`{path}`: it is a folder: name a bundle, as `exequatur bundle build` writes it")
+    return read_archive_file(path)
 
 
 def _copy(source: Traversable, folder: Path, prefix: str = "") -> Iterator[str]:

@@ -17,20 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from exequatur.cli.console import Exit, emit, errors
-from exequatur.cli.policy_opening import faults
-from pdp.bundle.build import find_opa, read_folder
+from exequatur.cli.policy_opening import faults, sources
+from pdp.bundle.build import find_opa
 from pdp.policy.check.findings import Finding
 from pdp.policy.check.whole import check
 
 _STYLES: Final = {"error": "bold red", "warning": "bold yellow"}
+_SHOWN: Final = 500
+"""So many characters of a line are enough for any terminal."""
 
 
 def run(folder: Path, *, strict: bool, as_json: bool) -> None:
     """Check a folder."""
     with faults():
-        if not folder.is_dir():
-            raise NotADirectoryError(20, "is not a folder of sources", str(folder))
-        files = read_folder(folder)
+        files = sources(folder)
         with errors.status("checking"):
             found = check(files, find_opa(os.environ))
     wrong = sum(each.severity == "error" for each in found)
@@ -66,9 +66,9 @@ def _finding(folder: Path, files: Mapping[str, bytes], each: Finding) -> Iterato
 
 
 def _line(files: Mapping[str, bytes], each: Finding) -> str:
-    """Give the line itself, as far as a terminal may see it."""
+    """Give the line itself, as far as a terminal may see it and has room for it."""
     lines = files.get(each.file, b"").decode("utf-8", "replace").splitlines()
-    text = lines[each.line - 1].strip() if each.line <= len(lines) else ""
+    text = lines[each.line - 1].strip()[:_SHOWN] if each.line <= len(lines) else ""
     return "".join(c if c.isprintable() else "·" for c in text)
 
 

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from exequatur.cli.console import Exit, console, emit
 from exequatur.cli.files import write_whole
-from exequatur.cli.policy_opening import faults
-from pdp.bundle.build import find_opa, read_folder
+from exequatur.cli.policy_opening import faults, sources
+from pdp.bundle.build import find_opa
 from pdp.policy.formatting import formatted
 
 _STYLES: Final = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}
@@ -28,9 +28,7 @@ _STYLES: Final = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-":
 def run(folder: Path, *, check: bool, as_json: bool) -> None:
     """Format a folder."""
     with faults():
-        if not folder.is_dir():
-            raise NotADirectoryError(20, "is not a folder", str(folder))
-        files = read_folder(folder)
+        files = sources(folder)
         changed, unreadable = formatted(files, find_opa(os.environ))
         for name, data in changed.items() if not check else ():
             write_whole(folder / name, data)
@@ -61,6 +59,8 @@ def _picture(
         parts += [Text.assemble(("✓ ", "green"), name) for name in changed]
     files = f"{len(changed)} file{'s' * (len(changed) != 1)}"
     said = f"{files} would be written otherwise" if check else f"{files} written anew"
+    if unreadable and changed:
+        said += f", {len(unreadable)} cannot be read"
     if not changed:
         said = "nothing to format" if not unreadable else "no other file to format"
     good = not unreadable and not (check and changed)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from exequatur.cli.console import Exit, errors, fail
 from exequatur.trust.errors import TrustError
-from pdp.bundle.build import Compiler, OpaError, find_opa
+from pdp.bundle.build import Compiler, OpaError, find_opa, read_folder
 from pdp.engine.reading import PolicyError
 from pdp.policy.opening import Opened, opened
 
@@ -25,7 +25,7 @@ FAULTS = (PolicyError, OpaError, OSError)
 def opening(path: Path, compiler: Compiler | None = None) -> Iterator[Opened]:
     """Open a folder or a bundle; says that it compiles, to whoever watches. Raises `FAULTS`."""
     if not path.exists():
-        raise FileNotFoundError(errno.ENOENT, "it is not there", str(path))
+        raise FileNotFoundError(errno.ENOENT, "it is not there: name a folder of sources, or a bundle", str(path))
     with contextlib.ExitStack() as stack:
         with errors.status("compiling"):
             try:
@@ -33,6 +33,15 @@ def opening(path: Path, compiler: Compiler | None = None) -> Iterator[Opened]:
             except TrustError as error:
                 raise PolicyError(f"`{path}`: {error}") from None
         yield found
+
+
+def sources(folder: Path) -> dict[str, bytes]:
+    """Read a folder of sources. Raises `FAULTS`."""
+    if not folder.exists():
+        raise FileNotFoundError(errno.ENOENT, "it is not there: name a folder of sources", str(folder))
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder: name the folder of sources", str(folder))
+    return read_folder(folder)
 
 
 @contextlib.contextmanager

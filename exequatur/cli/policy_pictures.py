@@ -126,7 +126,7 @@ def judged(value: Mapping[str, Any]) -> RenderableType:
     """What each engine says, what comes of it, and what they saw."""
     parts: list[RenderableType] = [_answer(value), Text()]
     if not value["asked"]:
-        parts.append(Text(_UNASKED, style="dim"))
+        parts += [_reasons(value), Text(_UNASKED, style="dim")]
     for engine in value["engines"]:
         parts.append(_engine_line(engine))
         parts.append(Padding(_reasons(engine), (0, 0, 0, 2)))
@@ -185,6 +185,8 @@ def _reasons(value: Mapping[str, Any]) -> RenderableType:
         table.add_row(Text(reason["policy"] or reason["kind"].replace("_", " ")), Text(reason["text"], style="dim"))
     for name in ("approvers", "obligations", "errors"):
         for each in value[name]:
+            if any(reason["text"] == each for reason in value["reasons"]):
+                continue  # an error that is the reason is said once
             said = f"{each['id']} {json.dumps(each['parameters'])}" if name == "obligations" else each
             table.add_row(Text(name, style="dim"), Text(said))
     return table

@@ -58,7 +58,7 @@ def test(asked: Asked, *, watch: bool) -> None:
 
 def _watch(asked: Asked) -> None:
     if not asked.path.exists():
-        fail(f"`{asked.path}` is not there")
+        fail(f"`{asked.path}`: it is not there: name a folder of sources, or a bundle")
     compiler = Compiled()
     try:
         for _ in changes(asked.path, time.sleep):

@@ -70,6 +70,8 @@ def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
         if b"\\u" in data:  # the only way in for a lone surrogate: raw ones are not UTF-8
             _ENCODER.encode(value).encode("utf-8")
     except json.JSONDecodeError as error:
+        if text.startswith("\ufeff"):
+            raise JsonError("it begins with a byte order mark: save it as UTF-8 without one") from None
         raise JsonError(f"not JSON at line {error.lineno}, column {error.colno}: {_lower(error.msg)}") from None
     except UnicodeEncodeError:
         raise JsonError("a string holds a lone surrogate") from None

@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from exequatur.schemas import escape
-from exequatur.trust.canonical import Json, JsonError, parse
+from exequatur.trust.canonical import Json, JsonError, parse, quoted
 from pdp.engine.reading import PolicyError, sentence
 
 FILE_BYTES: Final = 2**20
@@ -106,8 +106,10 @@ class _Reader:
             members: dict[str, Json] = {}
             for key in self._until(yaml.MappingEndEvent):
                 self._check(key)
-                if not isinstance(key, yaml.ScalarEvent) or key.value in members:
-                    raise self._error(key, "a member's name must be text, and be there once")
+                if not isinstance(key, yaml.ScalarEvent):
+                    raise self._error(key, "a member's name must be text")
+                if key.value in members:
+                    raise self._error(key, f"the member {quoted(key.value)} is there twice: remove one")
                 inside = f"{pointer}/{escape(key.value)}"
                 self._note(inside, key)
                 members[key.value] = self._value(next(self._events), inside, depth + 1)

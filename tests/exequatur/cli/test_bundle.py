@@ -113,9 +113,13 @@ def test_a_missing_opa_is_told_with_the_way_to_it(monkeypatch):
 
 
 def test_wrong_calls_are_exit_code_2():
-    assert "is not a folder" in said("build", "nowhere", "-o", "out.tar.gz", code=2)
+    assert "it is not there" in said("build", "nowhere", "-o", "out.tar.gz", code=2)
+    assert "`nowhere`: it is not there" in said("inspect", "nowhere", code=2)
+    assert "`.`: it is a folder" in said("inspect", ".", code=2)
     call("init", "mine")
-    assert "no such file" in said("build", "mine", "-o", "nowhere/out.tar.gz", code=2)
+    assert "`nowhere/out.tar.gz`: cannot be written: no such file" in said(
+        "build", "mine", "-o", "nowhere/out.tar.gz", code=2
+    )
     for arguments in (("--sequence", "0"), ("--sequence", "x")):
         usual = ["sign", "built.tar.gz", "--key", "k", "--kid", "k", "--expires", "1d", "-o", "o", *arguments]
         assert CliRunner().invoke(app, usual).exit_code == 2

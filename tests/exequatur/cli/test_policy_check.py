@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from exequatur.cli.console import console
 from exequatur.cli.policy import app
 from policies import opa
 from policy_mistakes import good
@@ -65,7 +66,17 @@ def test_machines_get_every_member(folder):
 
 
 def test_folder_that_is_not_there_is_a_wrong_call(tmp_path):
-    assert "is not a folder" in call("check", tmp_path / "none", code=2).stderr
+    assert "it is not there" in call("check", tmp_path / "none", code=2).stderr
+    (tmp_path / "file").touch()
+    assert "it is not a folder" in call("check", tmp_path / "file", code=2).stderr
+
+
+def test_line_of_any_length_is_shown_cut(folder, monkeypatch):
+    monkeypatch.setattr(console, "_width", 10000)
+    (folder / "long.cedar").write_text("x" * 9000)
+    shown = call("check", folder, code=1).stdout
+    assert "x" * 500 in shown
+    assert "x" * 501 not in shown
 
 
 def test_escape_sequences_in_a_file_do_not_reach_the_terminal(folder):

@@ -43,6 +43,8 @@ def test_files_are_written_once_and_then_left_alone(folder):
 
 def test_file_that_cannot_be_read_is_exit_code_1_and_the_others_are_written(folder):
     (folder / "b.cedar").write_text("permit (")
-    assert "`b.cedar:1`" in call("fmt", folder, code=1).stdout
+    shown = call("fmt", folder, code=1).stdout
+    assert "`b.cedar:1`" in shown
+    assert "2 files written anew, 1 cannot be read" in shown
     assert (folder / "a.cedar").read_text() == FORMATTED
     assert (folder / "b.cedar").read_text() == "permit ("

@@ -153,8 +153,10 @@ def test_what_does_not_compile_is_one_line_with_its_place():
     assert line.startswith("error: `permits.cedar:1`: ")
     assert line.count("\n") == 1
     assert "`cases/notes.yaml:1`: `wnat` is not known" in call(folder(HOLDS.replace("want", "wnat")), code=1).stderr
-    assert call("nowhere", code=2).stderr == "error: `nowhere`: it is not there\n"
-    assert call("nowhere", "--watch", code=2).stderr == "error: `nowhere` is not there\n"
+    assert (
+        call("nowhere", code=2).stderr == "error: `nowhere`: it is not there: name a folder of sources, or a bundle\n"
+    )
+    assert call("nowhere", "--watch", code=2).stderr == call("nowhere", code=2).stderr
     Path("b.tar.gz").write_bytes(b"no archive")
     assert call("b.tar.gz", code=1).stderr.startswith("error: `b.tar.gz`: ")
 

@@ -54,7 +54,7 @@ def test_what_is_not_there_is_where_it_is_missing():
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"- {a: 1, a: 2}", "be there once"),
+        (b"- {a: 1, a: 2}", "`a` is there twice"),
         (b"- ? [a]\n  : b", "must be text"),
         (b"- &a x\n- *a", "anchors and aliases"),
         (b"- a\n- *b", "anchors and aliases"),

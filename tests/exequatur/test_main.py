@@ -1,0 +1,29 @@
+"""The one command ends in one line, whatever stops it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import pytest
+
+from exequatur import __main__ as command
+from exequatur.cli import app as cli
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: no space left on device"),
+    ],
+)
+def test_no_traceback_for_ctrl_c_or_an_answer_that_cannot_be_written(monkeypatch, error, said):
+    def stop() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["exequatur", "policy", "check", "x"])
+    monkeypatch.setattr(cli, "app", stop)
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == said
