@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from exequatur.registry import FILE as TOOLS
 from exequatur.registry import Registry, RegistryError
 from exequatur.schemas import escape, line_of
-from exequatur.trust.canonical import JsonError, parse
+from exequatur.trust.archive import check_name
+from exequatur.trust.canonical import JsonError, parse, quoted
+from exequatur.trust.errors import FormatError
 from pdp.bundle import cases
 from pdp.bundle.cases import Case
 from pdp.engine import manifest
@@ -29,6 +33,8 @@ from pdp.policy.check.places import located
 
 _POINTER: Final = re.compile(r"`(/[^`]*)`")
 _READERS: Final = {".cedar": ("cedar",), ".rego": ("rego", "opa")}
+_ALIKE: Final = 0.8
+"""How much alike two names are of which one is meant for the other."""
 
 
 def read_registry(files: Mapping[str, bytes], findings: list[Finding]) -> Registry | None:
@@ -86,8 +92,8 @@ def read_manifest(files: Mapping[str, bytes], findings: list[Finding]) -> Manife
 
 
 def other_files(files: Mapping[str, bytes]) -> list[Finding]:
-    """Look at limits and data."""
-    findings: list[Finding] = []
+    """Look at limits and data, and at what files are called."""
+    findings = [*_names(files)]
     try:
         Limits.parse(files.get(LIMITS_FILE))
     except PolicyError as error:
@@ -99,6 +105,27 @@ def other_files(files: Mapping[str, bytes]) -> list[Finding]:
     except JsonError as error:
         findings.append(found("EX601", (DATA_FILE, 1), str(error)))
     return findings
+
+
+def _names(files: Mapping[str, bytes]) -> Iterator[Finding]:
+    """Find files whose name no bundle takes, and those that are meant as policy or as cases and are read as neither."""
+    for name in sorted(files):
+        try:
+            check_name(name)
+        except FormatError:
+            text = f"{quoted(name)} is not a name that a bundle takes"
+            yield found(
+                "EX601", (name, 1), text, fix="take letters, digits, `_`, `-` and `.`, and a name that is short"
+            )
+        path = PurePosixPath(name)
+        near = get_close_matches(path.suffix.lower(), _READERS, 1, _ALIKE)
+        if near and path.suffix != near[0]:
+            text = f"nothing reads this file, so it holds nothing: policy ends in `{near[0]}`"
+            yield found("EX605", (name, 1), text, fix="correct the ending, or take the file out")
+        folder = get_close_matches(f"{path.parts[0].lower()}/", [cases.FOLDER], 1, _ALIKE)
+        if folder and path.suffix.lower() in (".yaml", ".yml") and not cases.is_cases(name):
+            text = f"nothing reads this file, so it holds nothing: cases are `{cases.FOLDER}*.yaml`"
+            yield found("EX605", (name, 1), text, fix="correct the name, or take the file out")
 
 
 def case_findings(files: Mapping[str, bytes], known: Known | None) -> list[Finding]:

@@ -290,12 +290,18 @@ def _tools(statement: Statement, known: Known) -> list[Tool]:
     return tools if kind is None else [tool for tool in tools if tool.resource_type == str(kind)]
 
 
+def _telling(conditions: Sequence[re.Match[str]]) -> Sequence[re.Match[str]]:
+    """Give the conditions; none, where all that they say is that true is true."""
+    text = " ".join(token[0] for token in conditions)
+    return () if not re.sub(r"when \{ true \} ?|unless \{ false \} ?", "", text) else conditions
+
+
 def _width(each: _Read, known: Known, *, judged_by_rego: bool) -> Iterator[Finding]:
     statement = each.statement
     if not statement.permits:
         return
     tools = _tools(statement, known)
-    conditions = each.source.tokens[len(each.source.head) : -1]
+    conditions = _telling(each.source.tokens[len(each.source.head) : -1])
     dangerous = [tool.full for tool in tools if tool.dangerous]
     action = statement.action
     groups = {uid.id for uid in action.entities} if isinstance(action, pst.ActionIn) else set()

@@ -35,7 +35,8 @@ def condition_findings(statement: Statement, known: Known, *, contradictions: bo
         for path, value in _values(text):
             allowed = known.values.get(path)
             if allowed is not None and value and value not in allowed:
-                yield found(known.code_of_value(path), place, f"{name} asks for `{value}` in `{'.'.join(path)}`")
+                said = f"{name} asks for `{value}` in `{'.'.join(path)}`"
+                yield found(known.code_of_value(path), place, said, fix=known.fix_of_value(path))
         if any(_overflows(*product.groups()) for product in _PRODUCT.finditer(_LITERAL.sub('""', text))):
             yield found("EX404", place, f"{name} multiplies what the agent sends, which can overflow")
     if contradictions:

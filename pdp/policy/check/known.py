@@ -28,6 +28,7 @@ ANY: Final = "*"
 _ARGUMENTS: Final[Path] = ("input",)
 _ATTRIBUTES: Final[Path] = ("resource", "attributes")
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_FEW: Final = 8
 
 
 def spelled(path: Path) -> str:
@@ -84,7 +85,24 @@ class Known:
             ("agent", "domains"): frozenset(name for agent in agents for name in agent.domains),
             ("request", "weekday"): frozenset(_DAYS),
             ("session", "labels"): self.labels,
+            **dict(self._enumerated()),
         }
+
+    def _enumerated(self) -> Iterator[tuple[Path, frozenset[str]]]:
+        """Give those arguments that are one of a few texts, whichever tool has them."""
+        tools = list(self.tools.values())
+        schemas: list[Any] = [tool.input_schema for tool in tools]
+        for name in {str(name) for schema in schemas for name in schema.get("properties", {})}:
+            path = (*_ARGUMENTS, name)
+            listed: list[Any] = [schema.get("enum") for tool in tools for schema in self._schemas(tool, path)]
+            if all(isinstance(values, list) for values in listed):
+                yield path, frozenset(value for values in listed for value in values if isinstance(value, str))
+
+    def fix_of_value(self, path: Path) -> str:
+        """Say which values the fact can have, where they are few; else empty."""
+        allowed = sorted(self.values[path])
+        few = self.code_of_value(path) == "EX207" and 0 < len(allowed) <= _FEW and all(allowed)
+        return f"use one of the values that it can have: {', '.join(f'`{value}`' for value in allowed)}" if few else ""
 
     def code_of_value(self, path: Path) -> str:
         """Give the code of the finding for a value that the fact never has."""
@@ -95,6 +113,8 @@ class Known:
         for root in (_ARGUMENTS, _ATTRIBUTES):
             if path[: len(root)] == root and len(path) > len(root):
                 return path[len(root)] == ANY or any(self.has(tool, path) for tool in self.tools.values())
+        if path[:-1] == ("session", "calls"):
+            return path[-1] in (ANY, *self.tools)
         return _is_field(path)
 
     def has(self, tool: Tool, path: Path) -> bool:

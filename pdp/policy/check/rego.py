@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +20,15 @@ from pdp.engine.reading import BUNDLE_JSON, sentence
 from pdp.policy.check.findings import Finding, found
 from pdp.policy.check.known import Known
 from pdp.policy.check.rego_names import name_findings, reach_findings
-from pdp.policy.check.rego_reach import Reach
-from pdp.policy.check.rego_tree import RulePath, Tree
+from pdp.policy.check.rego_reach import RESTRICTING, Reach
+from pdp.policy.check.rego_tree import Node, Rule, RulePath, Tree, line_of
 from pdp.policy.check.rego_vanish import vanishing
 
 _SCHEMA: Final = "input.schema.json"
 _AT_ONCE: Final = 4
+_ANSWER: Final = ("allow", "deny", "warn", "require_approval", "obligations")
+_ENTRY: Final = ("id", "reason", "owasp")
+"""The members that `pdp.engine.answer` reads."""
 _MOST: Final = "1000"
 _MOST_NESTED: Final = 200
 _DEEP: Final = f"this nests deeper than {_MOST_NESTED} brackets"
@@ -63,6 +66,7 @@ def check_rego(
         findings += vanishing(tree, known, reach)
         findings += name_findings(tree, known, _data(files))
         findings += reach_findings(tree, known, reach)
+    findings += _answers(tree, entry)
     return [*findings, *(_wide(tree, entry) if role is Role.DECIDE else ())]
 
 
@@ -109,6 +113,34 @@ def _line(files: Mapping[str, bytes], entrypoint: str) -> tuple[str, int]:
     """Give the place of the entry point's name."""
     data = files[FILE]
     return FILE, data.count(b"\n", 0, data.find(f'"{entrypoint}"'.encode())) + 1
+
+
+def _answers(tree: Tree, entry: RulePath) -> Iterator[Finding]:
+    """Find members of the answer, and of its entries, that no engine knows: with one of them all is denied."""
+    for rule, key, term in _members(tree, entry, "value"):
+        if key["value"] not in _ANSWER:
+            yield _unknown(rule, key, "the answer", _ANSWER)
+        name = key["value"] if term.get("type") == "var" and key["value"] in RESTRICTING else ""
+        allowed = (*_ENTRY, "approvers") if name == "require_approval" else _ENTRY
+        for other, member, _ in _members(tree, (*entry[:-1], term["value"]), "key") if name else ():
+            if member["value"] not in allowed:
+                yield _unknown(other, member, f"an entry of `{name}`", allowed)
+
+
+def _members(tree: Tree, path: RulePath, part: str) -> Iterator[tuple[Rule, Node, Node]]:
+    """Give the members of the objects that a rule is written as, by name."""
+    for rule in tree.rules.get(path, []):
+        for clause in rule.clauses:
+            written = clause.head.get(part) or {}
+            for key, term in written["value"] if written.get("type") == "object" else ():
+                if key.get("type") == "string":
+                    yield rule, key, term
+
+
+def _unknown(rule: Rule, key: Node, what: str, allowed: Sequence[str]) -> Finding:
+    text = f"{what} has the unknown member `{key['value']}`, so that it denies with an error"
+    fix = f"known are {', '.join(f'`{name}`' for name in allowed)}"
+    return found("EX605", (rule.file, line_of(key, rule.line)), text, fix=fix)
 
 
 def _wide(tree: Tree, entry: RulePath) -> list[Finding]:

@@ -108,7 +108,8 @@ def _values(scope: Scope, known: Known, expression: Node) -> Iterator[Finding]:
             if value and value not in (allowed or ()):
                 shown = "the tool's full name" if fact.path[-1] == "<full>" else f"`{spelled(fact.path)}`"
                 place = scope.rule.file, line_of(term, line_of(expression, scope.clause.line))
-                yield found(known.code_of_value(fact.path), place, f"{shown} is never `{value}`")
+                fix = known.fix_of_value(fact.path)
+                yield found(known.code_of_value(fact.path), place, f"{shown} is never `{value}`", fix=fix)
 
 
 def _never(rule: Rule, clause: Clause, expression: Node) -> Iterator[Finding]:

@@ -11,8 +11,8 @@ import pytest
 from pdp.bundle.build import read_folder
 from pdp.policy.check.findings import KINDS
 from pdp.policy.check.whole import check
-from policies import AGENTS, as_json, manifest, opa
-from policy_mistakes import CASES, good
+from policies import AGENTS, as_json, manifest, opa, tool
+from policy_mistakes import CASES, good, tools
 
 ROOT = Path(__file__).parents[4]
 
@@ -129,6 +129,9 @@ IN_CEDAR = {
         "rate",
     ),
     "everything to everybody": cedar("EX501", "permit (principal, action, resource is Shell);", "@id"),
+    "everything when true is true": cedar(
+        "EX501", "permit (principal, action, resource is Shell)\nwhen { true } unless { false };", "@id"
+    ),
     "a permit on untyped arguments": cedar(
         "EX502", 'permit (principal in Team::"sales", action == Action::"crm/search", resource);', "@id"
     ),
@@ -148,6 +151,9 @@ IN_FILES = {
     "a case of a stranger": Plant("EX203", "cases/all.yaml", "codr", "- name: log", "coder"),
     "a case of no tool": Plant("EX202", "cases/all.yaml", "git/lag", "- name: log", "git/log"),
     "policy that nothing reads": Plant("EX605", "late.rego", "package late", "package"),
+    "policy by another ending": Plant("EX605", "late.ceder", "permit (principal, action, resource);", "permit"),
+    "cases in another folder": Plant("EX605", "case/late.yaml", "[]", "[]"),
+    "a name that no bundle takes": Plant("EX601", "spät.cedar", "//", "//"),
     "not even JSON": Plant("EX601", "agents.json", "{", "{", as_json({"agents": AGENTS}).decode()),
 }
 IN_REGO = {
@@ -163,6 +169,11 @@ IN_REGO = {
     "a misspelt part": rego("EX205", "warn contains 1 if input.sesion.steps > 3 # HERE"),
     "a misspelt argument": rego("EX205", 'warn contains 1 if {\n\targuments.mesage == "" # HERE\n}'),
     "a value that is not": rego("EX207", 'warn contains 1 if input.tool.access == "wirte" # HERE'),
+    "a call of no tool": rego("EX205", 'warn contains 1 if object.get(input.session.calls, "git/lag", 0) > 3 # HERE'),
+    "a member of the answer": rego(
+        "EX605", 'decision := {"dney": warn} if false_once # HERE\n\nfalse_once if input.tool.bulk'
+    ),
+    "a member of an entry": rego("EX605", 'warn contains {"id": "a", "raeson": "b"} if input.tool.bulk # HERE'),
     "data that is not": rego("EX209", "warn contains 1 if {\n\tinput.tool.name in data.names # HERE\n}"),
     "never": rego("EX301", "warn contains 1 if {\n\tinput.tool.bulk\n\tfalse # HERE\n}"),
     "two constants": rego("EX301", 'warn contains 1 if "prod" == "dev" # HERE'),
@@ -229,6 +240,18 @@ def test_mistake_in_rego_is_found_where_it_is_and_nothing_else(plant: Plant) -> 
     files = good()
     place = plant.into(files)
     assert seen(files) == [(plant.code, *place)]
+
+
+def test_value_that_an_argument_never_has_is_found_with_those_that_it_has() -> None:
+    files = good(rego=False)
+    properties = {"currency": {"type": "string", "enum": ["EUR", "USD"]}}
+    files["tools.json"] = as_json(
+        {"tools": {**tools(), "bank/charge": tool("bank", "charge", properties, [], access="write")}}
+    )
+    more = '@id("new")\n@reason("new")\nforbid (principal, action == Action::"bank/charge", resource)\n'
+    files["policy.cedar"] += (more + 'when { context.input has currency && context.input.currency == "eur" };').encode()
+    values = [each for each in check(files, None) if each.code == "EX207"]
+    assert [each.fix for each in values] == ["use one of the values that it can have: `EUR`, `USD`"]
 
 
 def test_good_policy_has_nothing_to_find() -> None:
