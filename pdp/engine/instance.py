@@ -19,7 +19,7 @@ from wasmtime import _bindings as bindings
 
 from pdp.engine.builtins import Builtin, BuiltinError
 from pdp.engine.builtins.operands import paid_by
-from pdp.engine.builtins.values import TEXT_BYTES, Number, Undefined, Value, dump_value, parse_value
+from pdp.engine.builtins.values import TEXT_BYTES, Number, Undefined, Value, dump_value, is_larger, parse_value
 from pdp.engine.reading import PolicyError, sentence
 
 FILE: Final = "policy.wasm"
@@ -124,6 +124,8 @@ class Instance:
         try:
             with paid_by(lambda fuel: self._pay(fuel, known.name)):
                 answer = self._ask(known, list(map(parse_value, given)))
+            if not isinstance(answer, Undefined) and is_larger(answer, self._store.get_fuel() // VALUE_FUEL):
+                raise self._exhausted(known.name)
             result = None if isinstance(answer, Undefined) else dump_value(answer)
         except BuiltinError as error:
             raise EvaluationError(f"the built-in `{known.name}` failed: {error}") from None
@@ -147,8 +149,12 @@ class Instance:
     def _pay(self, fuel: int, name: str) -> None:
         left = self._store.get_fuel() - fuel
         if left < 0:
-            raise EvaluationError(f"it used more work than an evaluation may, at the built-in `{name}`")
+            raise self._exhausted(name)
         self._store.set_fuel(left)
+
+    @staticmethod
+    def _exhausted(name: str) -> EvaluationError:
+        return EvaluationError(f"it used more work than an evaluation may, at the built-in `{name}`")
 
     def _abort(self, at: int) -> int:
         # The compiler's own words, such as that two rules conflict, with file and line; never values.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pdp.engine.builtins.operands import Meter
 from pdp.engine.builtins.values import BuiltinError
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -87,7 +88,7 @@ def show(octets: bytes) -> str:
     return str(ipaddress.IPv6Address(octets)) if ipv4 is None else ".".join(map(str, ipv4))
 
 
-def merged(networks: Sequence[Network]) -> list[Network]:
+def merged(networks: Sequence[Network], meter: Meter) -> list[Network]:
     """Give networks that hold the same addresses, and do not touch. Raises `BuiltinError` where OPA panics."""
     ranges: list[tuple[bytes, bytes, Network | None]] = [(*network.range(), network) for network in networks]
     ranges.sort(key=lambda each: (each[1], each[0]))
@@ -97,7 +98,7 @@ def merged(networks: Sequence[Network]) -> list[Network]:
             ranges[at - 1 : at + 1] = [(min(first, first_before), last, None)]
     found: list[Network] = []
     for first, last, single in ranges:
-        found += [single] if single else _networks(first, last)
+        found += [single] if single else _networks(first, last, meter)
     return found
 
 
@@ -127,9 +128,10 @@ def _next(address: bytes) -> bytes:
     return ((int.from_bytes(address) + 1) % (1 << 128)).to_bytes(_IPV6)
 
 
-def _networks(first: bytes, last: bytes) -> list[Network]:
+def _networks(first: bytes, last: bytes, meter: Meter) -> list[Network]:
     """Give the networks that hold the range, and nothing else."""
     spanning = _spanning(first, last)
+    meter.spend(8 * len(first) - spanning.ones)
     lowest, highest = spanning.range()
     found: list[Network] = []
     if lowest < first:

@@ -67,7 +67,16 @@ def urlquery_encode_object(value: Value) -> Value:
         if not isinstance(items, tuple | RegoSet):
             raise BuiltinError("operand 1 must have values that are strings, or arrays or sets of strings")
         pairs[_key(key)] = [text(part, 1) for part in items]
-    return "&".join(f"{escape_query(key)}={escape_query(item)}" for key in sorted(pairs) for item in pairs[key])
+    pieces: list[str] = []
+    left = TEXT_BYTES
+    for key in sorted(pairs):
+        name = escape_query(key)
+        for item in pairs[key]:
+            pieces.append(f"{name}={escape_query(item)}")
+            left -= len(pieces[-1])
+            if left < 0:
+                raise BuiltinError("its result is too long")
+    return "&".join(pieces)
 
 
 @builtin("urlquery.decode_object")

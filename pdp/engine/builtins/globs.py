@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from pdp.engine.builtins import builtin
-from pdp.engine.builtins.operands import Meter, text
+from pdp.engine.builtins.operands import STEP_FUEL, Meter, text
 from pdp.engine.builtins.values import BuiltinError, Value
 
 _SPECIAL: Final = str.maketrans({character: f"\\{character}" for character in "*?\\[]{}"})
@@ -17,6 +17,8 @@ _FLAGS: Final = 100
 """Flags in both globs together: each nests a call."""
 _TOKENS: Final = 4096
 _RANGES: Final = 64
+_NONE: Final = (1, 0)
+"""A range with nothing in it."""
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """First and last code points, in order, with room between them."""
@@ -34,7 +36,18 @@ class _Token:
     def matches(self, other: _Token) -> bool:
         if self.characters is None or other.characters is None:
             return True
-        return any(a <= d and c <= b for a, b in self.characters for c, d in other.characters)
+        # Both are in order: whichever ends first meets nothing that comes later in the other.
+        one, another = iter(self.characters), iter(other.characters)
+        a, b = next(one, _NONE)
+        c, d = next(another, _NONE)
+        while b >= a and d >= c:
+            if a <= d and c <= b:
+                return True
+            if b < d:
+                a, b = next(one, _NONE)
+            else:
+                c, d = next(another, _NONE)
+        return False
 
     def same(self, other: _Token) -> bool:
         return self.characters == other.characters and self.is_set == other.is_set
@@ -56,14 +69,15 @@ def globs_match(first: Value, second: Value) -> Value:
     if sum(token.flag != "" for glob in globs for token in glob) > _FLAGS:
         raise BuiltinError("the globs have more than 100 flags")
     trimmed = _trimmed(*globs)
-    return trimmed is not None and _Search().normal(*trimmed)
+    return trimmed is not None and _Search(*trimmed).normal(*trimmed)
 
 
 class _Search:
     """The comparison of two globs, by what stands at their heads."""
 
-    def __init__(self) -> None:
-        self._meter = Meter(_STEPS)
+    def __init__(self, one: Sequence[_Token], other: Sequence[_Token]) -> None:
+        ranges = max((len(token.characters or ()) for token in (*one, *other)), default=0)
+        self._meter = Meter(_STEPS, fuel=STEP_FUEL * (1 + ranges // 8))
 
     def normal(self, one: Sequence[_Token], other: Sequence[_Token]) -> bool:
         for at, (a, b) in enumerate(zip(one, other, strict=False)):

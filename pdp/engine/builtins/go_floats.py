@@ -12,6 +12,8 @@ SHORTEST: Final = -1
 _MANTISSA_BITS: Final = 52
 _LEAST_EXPONENT: Final = -1022
 _ONE: Final = 1 << 60
+_SIGNIFICANT: Final = 800
+"""No double has more digits than these, which are all that `g` shows."""
 _HEX_DIGITS: Final = 15
 """The hexadecimal digits after the point that a mantissa of 60 bits has."""
 
@@ -52,7 +54,7 @@ def _digits(value: float, precision: int) -> tuple[str, int]:
     """Give the significant digits, without zeros at the end, and where the point stands among them."""
     if value == 0:
         return "", 0
-    text = repr(value) if precision == SHORTEST else format(value, f".{precision - 1}e")
+    text = repr(value) if precision == SHORTEST else format(value, f".{min(precision, _SIGNIFICANT) - 1}e")
     _, digits, exponent = Decimal(text).as_tuple()
     whole = "".join(map(str, digits))
     kept = whole.rstrip("0")

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from pdp.engine.builtins.go_floats import SHORTEST, format_float
 from pdp.engine.builtins.go_quote import can_backquote, is_printable, quote
+from pdp.engine.builtins.operands import Meter
 from pdp.engine.builtins.values import TEXT_BYTES, BuiltinError
 
 Operand: TypeAlias = int | float | str
@@ -20,6 +21,8 @@ _INT64: Final = range(-(2**63), 2**63)
 _UINT64: Final = 2**64
 _TOO_LARGE: Final = 10**6
 """The largest width, precision or index that Go takes."""
+_DIRECTIVE: Final = 5
+"""Steps that each `%` takes, also one that writes nothing."""
 _LAST_RUNE: Final = 0x10FFFF
 _REPLACEMENT: Final = "\ufffd"
 _BASES: Final = {"v": 10, "d": 10, "b": 2, "o": 8, "O": 8, "x": 16, "X": 16}
@@ -58,6 +61,7 @@ class _Printer:
         self._reordered = False
         self._good_index = True
         self._flags = _Flags()
+        self._meter = Meter(TEXT_BYTES)
         self._pieces: list[str] = []
         self._size = 0
 
@@ -77,6 +81,7 @@ class _Printer:
 
     def _directive(self) -> bool:
         """Do what one `%` asks for; false where the layout ends too early."""
+        self._meter.spend(_DIRECTIVE)
         self._flags = flags = _Flags()
         self._good_index = True
         while flag := _FLAGS.get(self._peek()):
@@ -245,13 +250,12 @@ class _Printer:
         elif verb in "sv":
             self._text(text)
         elif verb in "xX":
-            self._bytes(text.encode("utf-8"), verb)
+            self._bytes(text[: flags.precision].encode("utf-8")[: flags.precision], verb)
         else:
             self._wrong(text, verb)
 
     def _bytes(self, data: bytes, verb: str) -> None:
         flags = self._flags
-        data = data if flags.precision is None else data[: flags.precision]
         prefix = f"0{verb}" if flags.sharp else ""
         digits = data.hex(" ") if flags.space else data.hex()
         digits = digits.upper() if verb == "X" else digits

@@ -24,6 +24,10 @@ MONTHS: Final = (
 DAYS: Final = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _INT64: Final = range(-(2**63), 2**63)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST: Final = 1024
+"""Characters of a layout, and of a time or duration that is read, at most: each step of reading copies what is left,
+and layouts are kept."""
+_ZONE: Final = 255
 _ERA_YEARS: Final = 400
 _ERA_DAYS: Final = 146_097
 _DAYS_TO_1970: Final = 719_468
@@ -70,6 +74,8 @@ def zone_of(name: str) -> tzinfo:
         return UTC
     if name == "Local":
         raise BuiltinError("the time zone `Local` depends on the machine: name one")
+    if len(name) > _ZONE:
+        raise BuiltinError("the name of the time zone is too long")
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -133,6 +139,13 @@ def days_in(year: int, month: int) -> int:
     return days_since_1970(year, month + 1, 1) - days_since_1970(year, month, 1)
 
 
+def bounded(text: str) -> str:
+    """Give a layout, time or duration that is not too long. Raises `BuiltinError`."""
+    if len(text) > LONGEST:
+        raise BuiltinError("it is longer than any time or layout")
+    return text
+
+
 @functools.lru_cache(maxsize=128)
 def elements(layout: str) -> tuple[tuple[str, str], ...]:
     """Split a layout into pairs of text and the element after it; the last element is empty."""
@@ -149,7 +162,7 @@ def elements(layout: str) -> tuple[tuple[str, str], ...]:
 
 def format_time(layout: str, shown: Local) -> str:
     """Write a moment by a layout."""
-    return "".join([text + _element(element, shown) for text, element in elements(layout)])
+    return "".join([text + _element(element, shown) for text, element in elements(bounded(layout))])
 
 
 def _element(element: str, shown: Local) -> str:

@@ -11,7 +11,17 @@ from datetime import UTC
 from typing import Final
 
 from pdp.engine.builtins.go_floats import SHORTEST, format_float
-from pdp.engine.builtins.go_time import DAYS, MONTHS, SECOND, checked, days_in, days_since_1970, elements, moment
+from pdp.engine.builtins.go_time import (
+    DAYS,
+    MONTHS,
+    SECOND,
+    bounded,
+    checked,
+    days_in,
+    days_since_1970,
+    elements,
+    moment,
+)
 from pdp.engine.builtins.values import BuiltinError
 
 _NO_OFFSET: Final = -1
@@ -68,13 +78,14 @@ class _Parts:
 def parse_time(layout: str, value: str) -> int:
     """Read a moment by a layout; gives ns since 1970. Raises `BuiltinError`."""
     try:
-        return _moment(_Reader(_bytes(value)).read(elements(_bytes(layout))))
+        return _moment(_Reader(_bytes(bounded(value))).read(elements(_bytes(bounded(layout)))))
     except _BadError:
         raise BuiltinError("the time is not of this layout, or not a time") from None
 
 
 def parse_duration(text: str) -> int:
     """Read a duration such as `1h30m`, also of days, weeks and years; gives ns. Raises `BuiltinError`."""
+    bounded(text)
     try:
         return _duration(_in_hours(text) if re.search("[dwy]", text) else text)
     except _BadError:

@@ -81,7 +81,8 @@ def cidr_merge(value: Value) -> Value:
     if len(items) > _MERGED:
         raise BuiltinError("operand 1 must not hold more than 10000 networks")
     try:
-        return RegoSet([str(network) for network in merged([_mergeable(text(item, 1)) for item in items])])
+        meter = Meter(_MERGED * 256)
+        return RegoSet([str(network) for network in merged([_mergeable(text(item, 1)) for item in items], meter)])
     except (OverflowError, ValueError):
         raise BuiltinError("the networks cannot be merged: OPA fails on them as well") from None
 
@@ -141,9 +142,11 @@ def _network(value: str) -> Network | None:
     """Read a network as Go's `ParseCIDR`: what is beyond the mask is taken off."""
     start, slash, size = value.encode().partition(b"/")
     address = parse_address(start) if slash else None
-    # Any number of zeros may stand before the length.
+    # Zeros may stand before the length.
     if address is None or address.zone or not re.fullmatch(rb"0*[0-9]{1,3}", size):
         return None
+    if len(size) > _LONGEST:
+        raise BuiltinError("the length of a network is written with too many zeros")
     bits = 8 * len(address.octets)
     ones = int(size[-3:])
     return None if ones > bits else Network(address.octets, ones, len(address.octets)).masked()

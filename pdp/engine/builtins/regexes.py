@@ -2,7 +2,7 @@ r"""Regular expressions, by RE2: Go's `regexp` is its sister, and this is what i
 
 Rules: matches in a row, empty ones among them, and `$1` and `${name}` in a replacement are Go's; a pattern that Go
 refuses is refused; one that Go takes and RE2 does not (`\p{Letter}` and other names that came with Go 1.25) is
-refused too, as are patterns of more than 4 KiB, of more than 200 groups, those that take more than 8 MiB, and, where
+refused too, as are patterns of more than 4 KiB, of more than 200 groups, those that take more than 2 MiB, and, where
 classes (`\p`) or cases (`(?i)`) of letters matter, the letters that the two know from different editions of Unicode.
 """
 
@@ -23,9 +23,15 @@ from pdp.engine.builtins.values import TEXT_BYTES, BuiltinError, Value
 _PATTERN_BYTES: Final = 4096
 _GROUPS: Final = 200
 """Go counts how deep a pattern is, up to 1,000, and RE2 counts otherwise: this is below both."""
-_MEMORY: Final = 8 * 2**20
-_KEPT: Final = 256
-"""Compiled patterns that are kept: the largest take 100 KB."""
+_MEMORY: Final = 2 * 2**20
+_KEPT: Final = 64
+"""Compiled patterns that are kept: each takes up to `_MEMORY`, what its searches have found out included."""
+_INSTRUCTION_FUEL: Final = 200
+"""What a pattern costs for each of its instructions, whether it is known or has to be compiled."""
+_CLASS: Final = 500
+"""How many instructions a class of letters counts for, of which nothing may be left in the end."""
+_PIECE_FUEL: Final = 200
+"""What each piece of a replacement costs, also an empty one."""
 _STEPS: Final = 2**26
 """Bytes that are left to search, times instructions of the pattern, over all searches of a call: 0.5 s at the worst,
 when RE2 has to run its slowest machine to the end each time, and some milliseconds usually."""
@@ -70,7 +76,9 @@ def replace(value: Value, pattern: Value, replacement: Value) -> Value:
     pieces: list[bytes] = []
     begin = size = 0
     parts = _template(template, compiled)
+    meter = Meter(TEXT_BYTES, fuel=_PIECE_FUEL)
     for match in _matches(compiled, data):
+        meter.spend(len(parts))
         pieces.append(data[begin : match.start()])
         pieces += [part if isinstance(part, bytes) else match.group(part) or b"" for part in parts]
         begin = match.end()
@@ -111,6 +119,8 @@ def _delimited(pattern: str, opening: str, closing: str) -> list[tuple[int, int]
                 found.append((begin, at))
             if level < 0:
                 break
+    if len(found) > _GROUPS:
+        raise BuiltinError("the pattern has more than 200 groups")
     if level:
         raise BuiltinError("operand 1 has delimiters without their other half")
     return found
@@ -176,8 +186,15 @@ class _Pattern:
         self.unicode = "\\p" in pattern or "\\P" in pattern or "(?" in pattern
 
 
-@functools.lru_cache(maxsize=_KEPT)
 def _compiled(pattern: str) -> _Pattern:
+    compiled = _known(pattern)
+    classes = pattern.count("\\p") + pattern.count("\\P")
+    Meter(TEXT_BYTES, fuel=_INSTRUCTION_FUEL).spend(compiled.size + classes * _CLASS)
+    return compiled
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _known(pattern: str) -> _Pattern:
     if len(pattern.encode()) > _PATTERN_BYTES:
         raise BuiltinError("the pattern is longer than 4096 bytes")
     _check_pattern(pattern)

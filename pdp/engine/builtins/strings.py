@@ -6,8 +6,8 @@ from bisect import bisect_left
 from typing import Final
 
 from pdp.engine.builtins import builtin
-from pdp.engine.builtins.operands import integer, members, text
-from pdp.engine.builtins.values import BuiltinError, Number, Value
+from pdp.engine.builtins.operands import Meter, integer, members, text
+from pdp.engine.builtins.values import TEXT_BYTES, BuiltinError, Number, Value
 
 _COMPARED: Final = 2**25
 """Characters that `indexof_n` compares at most: a few milliseconds."""
@@ -51,8 +51,10 @@ def indexof_n(base: Value, search: Value) -> Value:
     if not wanted:
         raise BuiltinError("operand 2 must not be empty")
     found: list[Value] = []
+    meter = Meter(TEXT_BYTES)
     at = whole.find(wanted)
     while at >= 0:
+        meter.spend()
         found.append(Number(str(at)))
         if len(found) * len(wanted) > _COMPARED:
             raise BuiltinError("it would take too much work: give it less to do")

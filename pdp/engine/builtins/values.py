@@ -24,6 +24,7 @@ DEPTH: Final = 200
 """The deepest value that is read or written; documents are 32 deep at most."""
 
 _INT64: Final = range(-(2**63), 2**63)
+_SMALL: Final = 2**60
 _INTEGER: Final = re.compile(r"-?[0-9]+")
 _NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?")
 _INT64_TEXT: Final = re.compile(r"(-?[0-9]+)(?:\.0*)?")
@@ -49,11 +50,12 @@ UNDEFINED: Final = Undefined()
 class Number:
     """A number by its JSON text."""
 
-    __slots__ = ("_exact", "text")
+    __slots__ = ("_exact", "_hash", "text")
 
     def __init__(self, text: str) -> None:
         self.text: Final = text
         self._exact: int | Decimal | None = None
+        self._hash: int | None = None
 
     @classmethod
     def of(cls, value: int) -> Number:
@@ -97,7 +99,22 @@ class Number:
         return isinstance(other, Number) and (self.text == other.text or self.exact == other.exact)
 
     def __hash__(self) -> int:
-        return hash(self.exact)
+        if self._hash is None:
+            self._hash = self._hashed()
+        return self._hash
+
+    def _hashed(self) -> int:
+        # Python's hash of a number is its remainder by 2^61 - 1: a set of the multiples would take quadratic time.
+        # Texts have a hash that nobody foresees; small integers have one each.
+        exact = self.exact
+        if isinstance(exact, Decimal) and abs(exact) < _SMALL and exact == exact.to_integral_value():
+            exact = int(exact)
+        if isinstance(exact, int) and abs(exact) < _SMALL:
+            return hash(exact)
+        sign, digits, exponent = Decimal(exact).as_tuple()
+        text = "".join(map(str, digits))
+        kept = text.rstrip("0")
+        return hash((sign, kept, int(exponent) + len(text) - len(kept)))
 
     def __str__(self) -> str:
         return self.text
@@ -213,6 +230,20 @@ def dump_value(value: Value) -> bytes:
         return _write(value, _json_string, ",", 0).encode("utf-8")
     except UnicodeEncodeError:
         raise BuiltinError("a text is not Unicode") from None
+
+
+def is_larger(value: Value, most: int) -> bool:
+    """Say whether a value has more than so many members, at all depths; ends as soon as it knows."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, tuple | RegoSet | RegoObject):
+            most -= len(item)
+            if most < 0:
+                return True
+            waiting += item.values() if isinstance(item, RegoObject) else item
+            waiting += item if isinstance(item, RegoObject) else ()
+    return False
 
 
 def parse_value(data: bytes) -> Value:

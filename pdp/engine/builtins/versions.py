@@ -13,6 +13,7 @@ _IDENTIFIERS: Final = re.compile(r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*")
 _NUMERIC: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _LEADING_ZERO: Final = re.compile(r"0[0-9]+")
 _LARGEST: Final = 2**63 - 1
+_LONGEST: Final = 10_000
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _UUID_BARE: Final = re.compile(r"[0-9a-fA-F]{32}")
@@ -68,6 +69,8 @@ def uuid_parse(value: Value) -> Value | Undefined:
 
 
 def _version(value: str) -> _Version | None:
+    if len(value) > _LONGEST:
+        raise BuiltinError("a version is too long")
     rest, build, metadata = value.removeprefix("v").partition("+")
     if build and not _IDENTIFIERS.fullmatch(metadata):
         return None

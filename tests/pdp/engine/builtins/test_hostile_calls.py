@@ -1,13 +1,16 @@
 """What is given to built-ins to keep them busy or to make them large: each call ends soon, and a loop of them as well."""
 
 import contextlib
+import random
+import resource
 import time
+from pathlib import Path
 
 import pytest
 
 from pdp.engine.builtins import BUILTINS, BuiltinError
 from pdp.engine.builtins.operands import Meter, paid_by
-from pdp.engine.builtins.values import Number, RegoObject, RegoSet, Value, dump_value
+from pdp.engine.builtins.values import Number, RegoObject, RegoSet, Value, dump_value, is_larger, parse_value
 from pdp.engine.wasm import EvaluationError, Machine, RegoLimits, load_module
 from policies import rego
 
@@ -27,6 +30,12 @@ def _chain(nodes: int) -> RegoObject:
     return RegoObject({f"n{at}": (f"n{at + 1}", f"m{at + 1}") for at in range(nodes)} | {
         f"m{at}": (f"n{at + 1}", f"m{at + 1}") for at in range(nodes)
     })  # fmt: skip
+
+
+# Ranges that lie between one another.
+EVEN = "".join(chr(at) for at in range(0x1000, 0x1000 + 252, 4))
+ODD = "".join(chr(at) for at in range(0x1002, 0x1002 + 252, 4))
+MANY = tuple(Number.of(at) for at in range(4000))
 
 
 BOMBS: dict[str, tuple[str, tuple[Value, ...]]] = {
@@ -77,6 +86,28 @@ BOMBS: dict[str, tuple[str, tuple[Value, ...]]] = {
     "parameters": ("urlquery.decode_object", ("a=1&" * 2**18,)),
     "an escape in each place": ("urlquery.encode", ("\u65e5" * 2**18,)),
     "a long indent": ("json.marshal_with_options", ((((True,),),) * 1000, RegoObject({"indent": "x" * 100_000}))),
+    "a layout as long as its time": ("time.parse_ns", ("x" * 2**20, "x" * 2**20)),
+    "a layout of elements": ("time.format", ((Number("0"), "UTC", "1" * 2**20),)),
+    "a duration of parts": ("time.parse_duration_ns", ("0h" * 2**19,)),
+    "a zone in zones": ("time.format", ((Number("0"), "a/" * 2**19 + "a"),)),
+    "digits that are not shown": ("sprintf", ("%.999999[1]g" * 10_000, (Number("1.5"),))),
+    "texts that are not shown": ("sprintf", ("%[1].0x" * 100_000, ("\u00e9" * 2**18,))),
+    "groups that are empty": ("regex.replace", ("a" * 1000, "()a", "$1" * 100_000)),
+    "a template of patterns": ("regex.template_match", ("<a{999}>" * 100 + "<" * 200 + ">" * 200, "a", "<", ">")),
+    "one key with many values": ("urlquery.encode_object", (RegoObject({"k" * 300_000: ("",) * 10_000}),)),
+    "one mask for many": (
+        "net.cidr_contains_matches",
+        ("10.0.0.0/" + "0" * 500_000 + "8", ("10.0.0.1",) * 10_000),
+    ),
+    "sets that meet in their last range": (
+        "regex.globs_match",
+        (f"[{EVEN}\uffff]*\u0100", f"[{ODD}\uffff]" * 4000),
+    ),
+    "a matching version": ("semver.compare", ("1.0.0-" + "1." * 2**19 + "1", "1.0.0-" + "1." * 2**19 + "2")),
+    "a node of many": (
+        "graph.reachable_paths",
+        (RegoObject({"a": (MANY,), MANY: tuple(map(str, range(6000)))}), ("a",)),
+    ),
     "an address in a URI": ("uri.parse", ("http://[" + "1:" * 2**18 + "]/",)),
 }  # fmt: skip
 
@@ -137,3 +168,43 @@ def test_comparing_a_large_value_again_and_again_is_paid_for():
     members = RegoSet([Number.of(at) for at in range(5000)])
     with pytest.raises(BuiltinError):
         BUILTINS["json.patch"].function(members, (RegoObject({"op": "test", "path": (), "value": members}),) * 5000)
+
+
+def test_numbers_whose_remainders_are_the_same_do_not_take_quadratic_time():
+    """The hash of an integer in Python is its remainder by 2^61 - 1."""
+    multiples = ",".join(str((2**61 - 1) * at) for at in range(1, 10_001))
+    fractions = ",".join(f"{(2**61 - 1) * at}e-{at}" for at in range(1, 5_001))
+    for members in (multiples, fractions):
+        started = time.process_time()
+        parse_value(f"{{{members}}}".encode())
+        assert time.process_time() - started < SECONDS
+
+
+def test_compiled_patterns_that_are_kept_do_not_pile_up():
+    """Each keeps what its searches have found out: the states of a machine that has one for each text."""
+    rng = random.Random("texts")
+    text = "".join(rng.choices("ab", k=8_000))
+    before = _resident()
+    for at in range(120):
+        BUILTINS["regex.find_n"].function(f"(a|b)*a(a|b){{{20 + at % 20}}}c{at}", text, Number("1"))
+    assert _resident() - before < 110 * 2**20
+
+
+def test_classes_of_letters_are_paid_for_each_time_they_could_be_compiled():
+    paid: list[int] = []
+    with paid_by(paid.append):
+        for _ in range(2):
+            BUILTINS["regex.find_n"].function(r"(?:\pL\PL|\pN)x", "a", Number("1"))
+    assert paid[: len(paid) // 2] == paid[len(paid) // 2 :]
+    assert sum(paid) > 1_500_000
+
+
+def test_a_result_is_counted_before_it_is_written():
+    members = tuple("a" for _ in range(1000))
+    assert not is_larger(members, 1000)
+    assert is_larger(members, 999)
+    assert is_larger(RegoObject({"a": members, members: RegoSet(members)}), 2000)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
