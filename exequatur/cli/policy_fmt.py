@@ -52,8 +52,8 @@ def _difference(name: str, old: bytes, new: bytes) -> str:
 def _picture(
     changed: list[str], unreadable: list[str], differences: Mapping[str, str], *, check: bool
 ) -> RenderableType:
-    for line in "".join(differences.values()).splitlines():
-        console.print(Text(line, style=_style(line)), soft_wrap=True)
+    for line in "".join(differences.values()).removesuffix("\n").split("\n") if differences else ():
+        console.print(Text(line.replace("\r", "␍"), style=_style(line)), soft_wrap=True)
     parts: list[RenderableType] = [Text.assemble(("✗ ", "red"), text) for text in unreadable]
     if not check:
         parts += [Text.assemble(("✓ ", "green"), name) for name in changed]

@@ -79,10 +79,12 @@ def _coverage(value: Mapping[str, Any]) -> Iterator[RenderableType]:
                     name, _mark(policy["held"]), _share(policy["covered"], policy["conditions"]), _gaps(policy)
                 )
     yield table
-    enough = value["enough"]
+    mark, style = ("✓ ", "green") if value["enough"] else ("✗ ", "red")
+    if value["threshold"] is None and value["covered"] < value["total"]:
+        mark, style = "! ", "yellow"  # nobody said how much is enough
     wanted = "" if value["threshold"] is None else f"  ·  {value['threshold']:g} % wanted"
     yield Text.assemble(
-        ("✓ " if enough else "✗ ", "green" if enough else "red"),
+        (mark, style),
         (f"{_percent(value)} % covered", "bold"),
         (f"  ·  {value['covered']} of {value['total']} policies and conditions{wanted}", "dim"),
     )

@@ -33,6 +33,13 @@ def test_check_shows_the_difference_and_writes_nothing(folder):
     assert (folder / "a.cedar").read_text() == POLICY
 
 
+def test_line_endings_that_differ_are_seen(folder):
+    (folder / "a.cedar").write_bytes(FORMATTED.replace("\n", "\r\n").encode())
+    said = call("fmt", folder, "--check", code=1).stdout
+    assert "-// Mine.␍\n" in said
+    assert "+// Mine.\n" in said
+
+
 def test_files_are_written_once_and_then_left_alone(folder):
     assert "2 files written anew" in call("fmt", folder, code=0).stdout
     assert (folder / "a.cedar").read_text() == FORMATTED

@@ -132,7 +132,8 @@ def test_coverage_below_the_threshold_is_a_no():
 def test_coverage_is_shown_by_file_with_what_is_missing():
     said = call(folder(), "--coverage").stdout
     assert "permits.cedar:1 never false  context.session.steps < 5" in " ".join(said.split("\n")).replace("   ", "  ")
-    assert "✓ 50 % covered  ·  1 of 2 policies and conditions" in said
+    assert "! 50 % covered  ·  1 of 2 policies and conditions" in said
+    assert "✓ 50 % covered" in call(folder(), "--threshold", "50").stdout
 
 
 def test_a_share_that_is_not_all_is_never_called_all():
