@@ -107,11 +107,11 @@ class Number:
         # Python's hash of a number is its remainder by 2^61 - 1: a set of the multiples would take quadratic time.
         # Texts have a hash that nobody foresees; small integers have one each.
         exact = self.exact
-        if isinstance(exact, Decimal) and abs(exact) < _SMALL and exact == exact.to_integral_value():
+        if isinstance(exact, Decimal) and -_SMALL < exact < _SMALL and exact == exact.to_integral_value():
             exact = int(exact)
-        if isinstance(exact, int) and abs(exact) < _SMALL:
+        if isinstance(exact, int) and -_SMALL < exact < _SMALL:
             return hash(exact)
-        sign, digits, exponent = Decimal(exact).as_tuple()
+        sign, digits, exponent = Decimal(self.text).as_tuple()
         text = "".join(map(str, digits))
         kept = text.rstrip("0")
         return hash((sign, kept, int(exponent) + len(text) - len(kept)))

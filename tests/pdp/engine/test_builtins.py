@@ -52,6 +52,10 @@ def test_a_number_is_its_exact_value_and_no_boolean():
     assert len(RegoSet([Number("1"), Number("1.0"), True, "1"])) == 3
     assert RegoObject([(Number("1"), "a")]) == RegoObject([(Number("1e0"), "a")])
     assert compare(Number("1e999999999"), Number("-1e999999999")) == 1
+    large = str(7 * 10**40)
+    for one, other in (("0", "-0.0e9"), ("-5", "-5.0"), (large, "70e39"), (f"{large}.0", large), ("0.10", "1e-1")):
+        assert (Number(one), hash(Number(one))) == (Number(other), hash(Number(other)))
+    assert len(RegoSet([Number("1e999999999999999999"), Number("1e-999999999999999999")])) == 2
 
 
 @pytest.mark.parametrize(
