@@ -30,6 +30,9 @@ from pdp.engine.reading import PolicyError
 MOST: Final = 10_000
 """Cases in one file, written out: each takes about a tenth of a millisecond to judge, and all must be proved."""
 
+ROOM: Final = 2**20
+"""What parameters may write into one case, in characters: four times the largest action."""
+
 _MERGED: Final = ("arguments", "claims", "session", "want")
 _WHOLE: Final = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _PIECE: Final = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[^{}]*)\})")
@@ -109,6 +112,11 @@ class _Writer:
         self._where = where
         self._parameters = parameters
         self._left = set(parameters)
+        self._texts = {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in parameters.items()
+        }
+        self._room = ROOM
 
     def write(self, value: Json) -> Json:
         if isinstance(value, dict):
@@ -131,8 +139,11 @@ class _Writer:
                 f"`{self._where}`: there is no parameter {quoted(name)}: give it to each of `parameters`, or write `$$`"
             )
         self._left.discard(name)
+        self._room -= len(self._texts[name])
+        if self._room < 0:
+            raise PolicyError(f"`{self._where}`: its parameters write more than {ROOM} characters into it: write fewer")
         return self._parameters[name]
 
     def _text(self, name: str) -> str:
-        value = self._take(name)
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self._take(name)
+        return self._texts[name]

@@ -117,6 +117,8 @@ def _decode(file: str, data: bytes, limits: SourceLimits) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(f"`{file}:{line}`: not UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise PolicyError(f"`{file}:1`: it begins with a byte order mark: save it as UTF-8 without one")
     unseen = _UNSEEN.search(text)
     if unseen:
         line = text.count("\n", 0, unseen.start()) + 1

@@ -106,6 +106,12 @@ def test_what_is_misspelt_is_an_error_with_its_line(text, why):
     assert refusal(f"# one\n# two\n{text}").startswith(f"`cases/a.yaml:{why}")
 
 
+@pytest.mark.parametrize("used", ["'" + "${a}" * 1000 + "'", "[" + "$a, " * 1000 + "]"])
+def test_a_parameter_does_not_grow_a_case_without_end(used):
+    said = refusal(f"- {{name: n, {WHOLE}, arguments: {{x: {used}}}, parameters: [{{a: {'x' * 2000}}}]}}")
+    assert said.startswith("`cases/a.yaml:1`: its parameters write more than 1048576 characters into it")
+
+
 def test_parameters_do_not_multiply_without_end(monkeypatch):
     monkeypatch.setattr(expanding, "MOST", 3)
     text = f"- {{name: n, {WHOLE}, arguments: {{a: $a}}, parameters: [{{a: 1}}, {{a: 2}}]}}\n"

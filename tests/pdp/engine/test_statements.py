@@ -97,6 +97,11 @@ def test_text_that_readers_see_differently_is_refused(hidden):
         engine(PERMIT + f"// a comment {hidden} forbid(principal, action, resource);\n")
 
 
+def test_a_byte_order_mark_is_named_as_such():
+    with pytest.raises(PolicyError, match=r"`policy\.cedar:1`: it begins with a byte order mark"):
+        engine("\ufeff" + PERMIT)
+
+
 DEEP = {
     "brackets": "(" * 800 + "true" + ")" * 800,
     "lists": "[" * 300 + "1" + "]" * 300 + " == 1",
