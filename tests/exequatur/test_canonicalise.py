@@ -277,7 +277,7 @@ PIECES = [
 WORDS = st.lists(st.sampled_from([*PIECES, " "]), max_size=4).map("".join)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(WORDS, max_size=4).map(lambda words: " ".join(["probe", *words])), min_size=40, max_size=60))
 def test_every_shell_runs_the_words_of_a_simple_command(tmp_path_factory, lines):
     """The oracle is the shells themselves: a program that prints its arguments, called by each simple line."""
