@@ -21,7 +21,7 @@ from exequatur.transport import UNSAFE_PLAINTEXT
 from opa_servers import children, team_server
 from stack import Process, free_port, http_get, until
 
-TIMEOUT_S, IN_TIME_S = 1, 5
+TIMEOUT_S, IN_TIME_S = 2, 15
 """What the OPA server has here, and the end of a call with all that a machine with other work adds."""
 
 HOUR = dt.timedelta(hours=1)
