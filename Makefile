@@ -10,7 +10,15 @@ BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/exequatur
 OPA_VERSION := 1.22.0
 GHZ_VERSION := 0.121.0
+CADDY_VERSION := 2.11.9
+REGISTRY_VERSION := 3.1.2
+ORAS_VERSION := 1.2.3
 export EXEQUATUR_OPA ?= $(CACHE)/bin/opa-$(OPA_VERSION)
+# A web server, a registry and its client: real ones, for bundles that come from afar.
+export EXEQUATUR_CADDY ?= $(CACHE)/bin/caddy-$(CADDY_VERSION)
+export EXEQUATUR_REGISTRY ?= $(CACHE)/bin/registry-$(REGISTRY_VERSION)
+export EXEQUATUR_ORAS ?= $(CACHE)/bin/oras-$(ORAS_VERSION)
+SERVERS = $(EXEQUATUR_CADDY) $(EXEQUATUR_REGISTRY) $(EXEQUATUR_ORAS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(shell find proto -name '*.proto')
 
@@ -22,7 +30,7 @@ help: ## List the targets
 demo: $(VENV)/.demo ## Run it all on this machine: ledger, decision point, sidecar, a real MCP server and client
 	@$(BIN)/exequatur demo
 
-test: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run the tests
+test: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run the tests
 	$(BIN)/python -m pytest -m "not bench and not conformance" -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against the protos
@@ -39,7 +47,7 @@ check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against
 bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
 	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
 
-conformance: $(VENV)/.dev $(EXEQUATUR_OPA) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
+conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
 	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
 
 protos: $(VENV)/.dev ## Make the stubs again
@@ -80,11 +88,21 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
 	@$(BIN)/pip -q install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# A program in Go, built once: its module is all that differs.
+# A program in Go, built once, in the very versions that its own module names.
 $(CACHE)/bin/opa-$(OPA_VERSION): MODULE := github.com/open-policy-agent/opa@v$(OPA_VERSION)
-$(CACHE)/bin/ghz-$(GHZ_VERSION): MODULE := github.com/bojand/ghz/cmd/ghz@v$(GHZ_VERSION)
-$(CACHE)/bin/opa-$(OPA_VERSION) $(CACHE)/bin/ghz-$(GHZ_VERSION):
+$(CACHE)/bin/ghz-$(GHZ_VERSION): MODULE := github.com/bojand/ghz@v$(GHZ_VERSION)
+$(CACHE)/bin/ghz-$(GHZ_VERSION): COMMAND := ./cmd/ghz
+$(CACHE)/bin/caddy-$(CADDY_VERSION): MODULE := github.com/caddyserver/caddy/v2@v$(CADDY_VERSION)
+$(CACHE)/bin/caddy-$(CADDY_VERSION): COMMAND := ./cmd/caddy
+$(CACHE)/bin/registry-$(REGISTRY_VERSION): MODULE := github.com/distribution/distribution/v3@v$(REGISTRY_VERSION)
+$(CACHE)/bin/registry-$(REGISTRY_VERSION): COMMAND := ./cmd/registry
+$(CACHE)/bin/oras-$(ORAS_VERSION): MODULE := oras.land/oras@v$(ORAS_VERSION)
+$(CACHE)/bin/oras-$(ORAS_VERSION): COMMAND := ./cmd/oras
+$(CACHE)/bin/opa-$(OPA_VERSION) $(CACHE)/bin/ghz-$(GHZ_VERSION) $(CACHE)/bin/caddy-$(CADDY_VERSION) \
+$(CACHE)/bin/registry-$(REGISTRY_VERSION) $(CACHE)/bin/oras-$(ORAS_VERSION):
 	@command -v go >/dev/null || { echo 'error: Go is needed to build $(@F): install it from your packages'; exit 1; }
 	@echo "building $(@F) into $(@D) (once, a minute or two) ..."
-	@rm -rf $@.tmp && mkdir -p $@.tmp && CGO_ENABLED=0 GOBIN=$@.tmp GOFLAGS=-mod=mod go install $(MODULE)
-	@mv $@.tmp/* $@ && rmdir $@.tmp
+	@mkdir -p $(@D)
+	@folder=$$(go mod download -json $(MODULE) | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p') && test -n "$$folder" \
+	  && cd "$$folder" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -o $@.tmp $(or $(COMMAND),.)
+	@mv $@.tmp $@
