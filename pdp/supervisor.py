@@ -26,7 +26,7 @@ from exequatur.trust.bundle import Floor
 from exequatur.trust.keys import BundleKeys
 from pdp.bundle.build import OpaError, find_opa
 from pdp.bundle.loader import BundleRejected, NotProved, Proven, keep, prove
-from pdp.bundle.source import Source
+from pdp.bundle.source import FolderSource, Source
 from pdp.control.store import Store, StoreError
 from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import PolicyError
@@ -169,7 +169,7 @@ async def watch(
     settings: PdpSettings, keys: BundleKeys | None, store: Store, crew: Sequence[Worker], ready: Ready
 ) -> None:
     """Look for a newer bundle each second; what is proved is told to the workers."""
-    source = Source(settings.bundle, keys, tenant=settings.tenant)
+    source = FolderSource(settings.bundle, tenant=settings.tenant)
     serving, waiting, said = b"", None, ""
     async with OpaServers(settings.state / "serving") as servers:
         while True:
@@ -229,7 +229,7 @@ async def _look(
 ) -> tuple[Proven | None, datetime]:
     """Look once, and prove what was found, unless it is `waiting`, proved already; says when it was valid."""
     now, floor = datetime.now(UTC), store.floor(settings.tenant)
-    look = await asyncio.to_thread(source.look, now=now, floor=floor, serving=serving)
+    look = await asyncio.to_thread(source.look, keys, now=now, floor=floor, serving=serving)
     for fault in look.faults:
         log.error("a bundle is refused: %s", fault)
     if look.found is None:
@@ -243,12 +243,12 @@ async def _look(
         return await asyncio.to_thread(proving, look.found.data, keys), now
     except PolicyError as error:
         source.refuse(look.found.bundle.digest)
-        log.error("a bundle is refused: `%s`: %s", look.found.path.name, error)  # noqa: TRY400
+        log.error("a bundle is refused: `%s`: %s", look.found.origin, error)  # noqa: TRY400
         return None, now
     except BundleRejected as error:
         if not isinstance(error, NotProved):
             source.refuse(look.found.bundle.digest)
-        log.error("a bundle is refused: `%s`: %s", look.found.path.name, error)  # noqa: TRY400
+        log.error("a bundle is refused: `%s`: %s", look.found.origin, error)  # noqa: TRY400
         return None, now
 
 

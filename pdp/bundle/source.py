@@ -1,8 +1,8 @@
-"""Where bundles come from: one file, or a folder in which the highest valid sequence wins.
+"""Where bundles come from: one file, a folder in which the highest valid sequence wins, or a server (`remote.py`).
 
 Rules: a look never raises; what is wrong with a file is said once, not each second; a file that somebody may still be
 writing is looked at once more before it is called broken, or taken unsigned; older bundles may lie about, they only
-lose; a sequence that two different bundles claim is nobody's.
+lose; a sequence that two different bundles claim is nobody's. Keys come with each look: others verify everything anew.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
 from exequatur.trust.archive import LIMITS
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
 from exequatur.trust.errors import EquivocationError, FormatError, NotYetValidError, RollbackError, TrustError
 from exequatur.trust.keys import BundleKeys, parse_public_keys
+
+if TYPE_CHECKING:
+    from pdp.settings import Feed
 
 ENDINGS: Final = (".tar.gz", ".tgz", ".tar")
 _KEY_BYTES: Final = 64 * 1024
@@ -31,7 +34,8 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 class Found:
     """A bundle whose signature holds and whose time has come. What is inside is not proved yet."""
 
-    path: Path
+    origin: str
+    """Where it was found: a file's name, or an address."""
     data: bytes
     bundle: VerifiedBundle
 
@@ -42,6 +46,28 @@ class Look:
 
     found: Found | None
     faults: tuple[str, ...]
+    confirmed_at: datetime | None = None
+    """When the origin last said what its newest bundle is, and that was one to be trusted; None before it did."""
+
+
+class Source(Protocol):
+    """Where one tenant's bundles come from. `keys` None takes what nobody signed."""
+
+    def refuse(self, digest: bytes) -> None:
+        """Never give this bundle again: it could not be proved."""
+
+    def look(self, keys: BundleKeys | None, *, now: datetime, floor: Floor | None, serving: bytes = b"") -> Look:
+        """Say what to serve next; never raises. Blocks to read and verify, but asks no server: call it in a thread.
+
+        `floor` is the newest that was ever served, `serving` the digest of what is served now. Gives a bundle only if
+        it should take the place of what is served.
+        """
+
+    async def refresh(self) -> None:
+        """Ask the origin now; returns when it has answered, or failed to."""
+
+    async def run(self) -> None:
+        """Keep asking the origin until cancelled; a folder needs no asking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +83,42 @@ class _File:
     """Its time may come."""
 
 
-class Source:
-    """Looks for the bundle to serve. `keys` None takes what nobody signed."""
+class FolderSource:
+    """Looks for the bundle to serve in a folder, or at one file."""
 
-    def __init__(self, path: Path, keys: BundleKeys | None, *, tenant: str = "default") -> None:
+    def __init__(self, path: Path, *, tenant: str = "default") -> None:
         """Look at `path`, a file or a folder; nothing is read yet."""
-        self._path, self._keys, self._tenant = path, keys, tenant
+        self._path, self._tenant = path, tenant
+        self._keys: BundleKeys | None = None
         self._files: dict[Path, _File] = {}
         self._said: set[str] = set()
         self._refused: set[bytes] = set()
+        self._confirmed: datetime | None = None
 
     def refuse(self, digest: bytes) -> None:
-        """Never give this bundle again: it could not be proved."""
+        """Never give this bundle again."""
         self._refused.add(digest)
 
-    def look(self, *, now: datetime, floor: Floor | None, serving: bytes = b"") -> Look:
-        """Look once; `floor` is the newest that was ever served, `serving` the digest of what is served now.
+    async def refresh(self) -> None:
+        """Do nothing: each look reads what is there."""
 
-        Gives a bundle only if it should take the place of what is served. Blocks to read files that are new.
-        """
+    async def run(self) -> None:
+        """Do nothing, as `refresh`."""
+
+    def look(self, keys: BundleKeys | None, *, now: datetime, floor: Floor | None, serving: bytes = b"") -> Look:
+        """Look once; blocks to read files that are new."""
         faults: list[str] = []
         paths = self._paths(faults)
-        self._files = {path: self._look_at(path, self._files.get(path), now) for path in paths}
+        anew, self._keys = keys is not self._keys, keys
+        self._files = {path: self._look_at(path, self._files.get(path), now, anew=anew) for path in paths}
         faults += [file.fault for file in self._files.values() if file.fault and (file.settled or file.early)]
-        best = self._best(floor, faults)
+        best = self._best(floor, faults, now)
         found = None
         if best is not None and best[1].digest != serving:
             found = self._open(*best, now=now)
         new = tuple(fault for fault in faults if fault not in self._said)
         self._said = set(faults)
-        return Look(found, new)
+        return Look(found, new, self._confirmed)
 
     def _paths(self, faults: list[str]) -> list[Path]:
         try:
@@ -100,7 +132,7 @@ class Source:
             faults.append(f"`{self._path}` holds no bundle: put a signed `*.tar.gz` there")
         return sorted(paths)
 
-    def _look_at(self, path: Path, before: _File | None, now: datetime) -> _File:
+    def _look_at(self, path: Path, before: _File | None, now: datetime, *, anew: bool) -> _File:
         """Bring what is known of one file up to date; a file that is known and has not changed is not read."""
         try:
             status = path.stat()
@@ -108,7 +140,8 @@ class Source:
             return _File((0, 0, 0, 0), None, f"`{path.name}`: {_cannot_read(error)}", settled=True)
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
         same = before is not None and before.stamp == stamp
-        if before is not None and same and before.settled and not before.early and not _is_over(before.bundle, now):
+        known = before is not None and same and before.settled and not anew
+        if before is not None and known and not before.early and not is_over(before.bundle, now):
             return before
         try:
             bundle = open_bundle(read_archive_file(path), self._keys, now=now, tenant=self._tenant)
@@ -117,12 +150,10 @@ class Source:
             return _File(stamp, None, f"`{path.name}`: {error}", settled=same, early=early)
         return _File(stamp, replace(bundle, files={}), settled=same or bundle.signed)
 
-    def _best(self, floor: Floor | None, faults: list[str]) -> tuple[Path, VerifiedBundle] | None:
+    def _best(self, floor: Floor | None, faults: list[str], now: datetime) -> tuple[Path, VerifiedBundle] | None:
         """Choose among the files that are good: the highest sequence; unsigned, the newest file."""
         good = [(path, file.bundle, file.stamp) for path, file in self._files.items() if file.bundle and file.settled]
         for path, bundle, _ in sorted(good, key=lambda item: (item[1].sequence, item[2]), reverse=True):
-            if bundle.digest in self._refused:
-                continue
             try:
                 if bundle.signed:
                     _check_place(bundle, (other for _, other, _ in good), floor)
@@ -131,7 +162,9 @@ class Source:
                 if isinstance(error, RollbackError):
                     return None  # what comes after is older still, and nobody needs to be told
                 continue
-            return path, bundle
+            self._confirmed = now  # also by one that was refused: its publisher was heard
+            if bundle.digest not in self._refused:
+                return path, bundle
         return None
 
     def _open(self, path: Path, bundle: VerifiedBundle, *, now: datetime) -> Found | None:
@@ -141,7 +174,12 @@ class Source:
             again = open_bundle(data, self._keys, now=now, tenant=self._tenant)
         except TrustError:
             return None
-        return Found(path, data, again) if again.digest == bundle.digest else None
+        return Found(path.name, data, again) if again.digest == bundle.digest else None
+
+
+def open_source(feed: Feed) -> Source:
+    """Give the source that a feed names: a folder, or a file of one."""
+    return FolderSource(Path(feed.bundle), tenant=feed.tenant)
 
 
 def open_bundle(
@@ -193,7 +231,8 @@ def _check_place(bundle: VerifiedBundle, good: Iterable[VerifiedBundle], floor: 
         raise EquivocationError(f"sequence {bundle.sequence} is there twice, with other content: sign one anew")
 
 
-def _is_over(bundle: VerifiedBundle | None, now: datetime) -> bool:
+def is_over(bundle: VerifiedBundle | None, now: datetime) -> bool:
+    """Say whether a bundle that was good has expired since."""
     return bundle is not None and now >= bundle.expires_at
 
 

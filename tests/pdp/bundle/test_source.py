@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from exequatur.trust.bundle import Floor, VerifiedBundle
 from exequatur.trust.errors import FormatError, UnknownKeyError
-from pdp.bundle.source import Look, Source, read_keys
+from pdp.bundle.source import FolderSource, Look, read_keys
 from publisher import KID, NOW, built, keys, make, pair, publish
 
 FOUND_NOTHING = Look(None, ())
@@ -19,12 +20,16 @@ class Reader:
     """What the supervisor does: looks, serves what it is given, and keeps the floor."""
 
     def __init__(self, path, ring=None, *, unsigned=False) -> None:
-        self.source = Source(path, None if unsigned else ring or keys())
+        self.source = FolderSource(path)
+        self.keys = None if unsigned else ring or keys()
         self.floor: Floor | None = None
+        self.confirmed_at: datetime | None = None
         self.serving: VerifiedBundle | None = None
 
     def look(self, now=NOW, *, proves=True) -> Look:
-        look = self.source.look(now=now, floor=self.floor, serving=self.serving.digest if self.serving else b"")
+        serving = self.serving.digest if self.serving else b""
+        look = self.source.look(self.keys, now=now, floor=self.floor, serving=serving)
+        self.confirmed_at, look = look.confirmed_at, replace(look, confirmed_at=None)
         if look.found is not None:
             bundle = look.found.bundle
             if not proves:
@@ -50,7 +55,7 @@ def test_the_highest_sequence_is_served_whatever_the_files_are_called(folder):
     for name, sequence in (("z", 1), ("a", 10), ("m", 9)):
         (folder / f"{name}.tar.gz").write_bytes(publish(sequence))
     reader = Reader(folder)
-    assert reader.look().found.path.name == "a.tar.gz"
+    assert reader.look().found.origin == "a.tar.gz"
     assert reader.look() == FOUND_NOTHING
     (folder / "b.tar.gz").write_bytes(publish(11))
     assert reader.look().found.bundle.sequence == 11
@@ -271,11 +276,11 @@ def test_unsigned_the_newest_file_wins_once_nobody_writes_it(folder):
     reader = Reader(folder, unsigned=True)
     assert reader.look().found is None
     look = reader.look()
-    assert look.found.path.name == "new.tar.gz"
+    assert look.found.origin == "new.tar.gz"
     assert not look.found.bundle.signed
     os.utime(folder / "old.tar.gz")
     reader.look()
-    assert reader.look().found.path.name == "old.tar.gz"
+    assert reader.look().found.origin == "old.tar.gz"
 
 
 def test_keys_are_files_of_a_folder_and_a_bad_one_stops_everything(tmp_path):
@@ -296,3 +301,37 @@ def test_keys_are_files_of_a_folder_and_a_bad_one_stops_everything(tmp_path):
         read_keys(tmp_path)
     with pytest.raises(FormatError, match="no such file"):
         read_keys(tmp_path / "nowhere")
+
+
+def test_other_keys_verify_what_is_there_anew(folder):
+    (folder / "a.tar.gz").write_bytes(publish(1))
+    (folder / "b.tar.gz").write_bytes(publish(2, kid="next"))
+    reader = Reader(folder)
+    assert reader.look().found.bundle.sequence == 1
+    assert "no key `next`" in "".join(reader.look().faults)
+    reader.keys = keys("next")
+    look = reader.look()
+    assert look.found.bundle.sequence == 2
+    assert "no key `ops`" in "".join(look.faults)
+    reader.keys = keys()
+    assert "no key `next`" in "".join(reader.look().faults)
+
+
+def test_a_folder_confirms_what_is_served_only_while_it_holds_a_bundle_to_be_trusted(folder):
+    reader = Reader(folder)
+    reader.look()
+    assert reader.confirmed_at is None  # an empty folder says nothing: it may be a volume that is not mounted
+    (folder / "a.tar.gz").write_bytes(publish(5))
+    reader.look()
+    assert reader.confirmed_at == NOW
+    later = NOW + timedelta(hours=1)
+    reader.look(later)
+    assert reader.confirmed_at == later
+    (folder / "a.tar.gz").write_bytes(publish(4))
+    reader.look(later + timedelta(hours=1))
+    assert reader.confirmed_at == later
+    (folder / "a.tar.gz").write_bytes(publish(6))
+    last = later + timedelta(hours=2)
+    reader.look(last, proves=False)
+    reader.look(last)
+    assert reader.confirmed_at == last
