@@ -70,6 +70,20 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
+def spelled_out(value: object, how: str) -> object:
+    """Take `name=value,...` for each item of a list, from flags and the environment; `how` says how to spell one."""
+    if not isinstance(value, list):
+        return value
+    return [dict(_pair(part, how) for part in item.split(",")) if isinstance(item, str) else item for item in value]
+
+
+def _pair(part: str, how: str) -> tuple[str, str]:
+    name, separator, value = part.partition("=")
+    if not separator:
+        raise ValueError(how)
+    return name.strip(), value.strip()
+
+
 def describe(settings: Settings) -> str:
     """Print what is in force, as TOML that `--config` would take."""
     lines = []

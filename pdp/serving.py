@@ -29,6 +29,7 @@ from pdp.bundle.source import read_keys
 from pdp.control.store import Store, StoreError
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
+from pdp.policies import Policies, Standing
 from pdp.rounds import Rules
 from pdp.settings import PdpSettings
 from pdp.worker import Conveyor
@@ -58,7 +59,8 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         for spool in spools:
             stack.callback(spool.close)
         rules = Rules(timedelta(seconds=settings.reservation_ttl_s), frozenset(settings.enforced))
-        conveyor = Conveyor(store, spools[0], snapshot, rules, metrics)
+        policies = Policies({snapshot.tenant: Standing(snapshot)})
+        conveyor = Conveyor(store, spools[0], policies, rules, metrics)
         server = _listen(settings, address, conveyor, metrics)
         shipping = _Shipping(settings, spools, metrics)
         conveyor.start()
@@ -80,13 +82,14 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
 
 def keys_of(settings: PdpSettings) -> BundleKeys | None:
     """Read who may sign bundles; None when nobody has to. Raises `StartError`."""
-    if settings.keys is None:
+    folder = settings.feeds[0].keys
+    if folder is None:
         log.warning("unsafe: bundles that nobody signed are served, and every effect is at least WARN")
         return None
     try:
-        return read_keys(settings.keys)
+        return read_keys(folder)
     except TrustError as error:
-        raise daemon.StartError(f"`{settings.keys}`: {error}") from None
+        raise daemon.StartError(f"`{folder}`: {error}") from None
 
 
 def identity(settings: PdpSettings) -> str:
@@ -163,7 +166,7 @@ class Orders:
             Path(order["bundle"]),
             self._keys,
             now=proved_at,
-            tenant=self._settings.tenant,
+            tenant=self._settings.feeds[0].tenant,
             wasm_module=module,
             server=self._opa(order["opa"]) if order["opa"] else None,
         )
@@ -184,9 +187,10 @@ class Orders:
 
 async def _obey(orders: Orders, conveyor: Conveyor, metrics: Metrics) -> None:
     """Serve each bundle that is ordered, until the orders end."""
-    metrics.sequence.set(conveyor.snapshot.sequence)
+    for standing in conveyor.policies.standings.values():
+        metrics.sequence.set(standing.sequence)
     while (snapshot := await orders.next()) is not None:
-        conveyor.swap(snapshot)
+        conveyor.put(snapshot.tenant, Standing(snapshot))
         metrics.sequence.set(snapshot.sequence)
 
 

@@ -26,7 +26,7 @@ from exequatur.trust.bundle import Floor
 from exequatur.trust.keys import BundleKeys
 from pdp.bundle.build import OpaError, find_opa
 from pdp.bundle.loader import BundleRejected, NotProved, Proven, keep, prove
-from pdp.bundle.source import FolderSource, Source
+from pdp.bundle.source import Source, open_source
 from pdp.control.store import Store, StoreError
 from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import PolicyError
@@ -169,7 +169,7 @@ async def watch(
     settings: PdpSettings, keys: BundleKeys | None, store: Store, crew: Sequence[Worker], ready: Ready
 ) -> None:
     """Look for a newer bundle each second; what is proved is told to the workers."""
-    source = FolderSource(settings.bundle, tenant=settings.tenant)
+    source = open_source(settings.feeds[0])
     serving, waiting, said = b"", None, ""
     async with OpaServers(settings.state / "serving") as servers:
         while True:
@@ -180,7 +180,7 @@ async def watch(
                     place = await _opa(settings, proven, servers)
                     order = replace(_keep(proven, settings.state / "serving", now), opa=place)
                     if proven.bundle.signed:
-                        store.raise_floor(settings.tenant, Floor(proven.sequence, proven.digest))
+                        store.raise_floor(settings.feeds[0].tenant, Floor(proven.sequence, proven.digest))
                     for worker in crew:
                         worker.serve(order)
                     ready.release("first bundle")
@@ -228,7 +228,7 @@ async def _look(
     waiting: Proven | None,
 ) -> tuple[Proven | None, datetime]:
     """Look once, and prove what was found, unless it is `waiting`, proved already; says when it was valid."""
-    now, floor = datetime.now(UTC), store.floor(settings.tenant)
+    now, floor = datetime.now(UTC), store.floor(settings.feeds[0].tenant)
     look = await asyncio.to_thread(source.look, keys, now=now, floor=floor, serving=serving)
     for fault in look.faults:
         log.error("a bundle is refused: %s", fault)
@@ -239,7 +239,7 @@ async def _look(
     try:
         needed = entrypoint_of(look.found.bundle.files)
         program = await asyncio.to_thread(_program, settings) if needed else None
-        proving = partial(prove, now=now, tenant=settings.tenant, floor=floor, opa_binary=program)
+        proving = partial(prove, now=now, tenant=settings.feeds[0].tenant, floor=floor, opa_binary=program)
         return await asyncio.to_thread(proving, look.found.data, keys), now
     except PolicyError as error:
         source.refuse(look.found.bundle.digest)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from exequatur.client import Tls
-from exequatur.settings import Settings
+from exequatur.settings import Settings, spelled_out
 from exequatur.transport import is_loopback
 
 
@@ -56,10 +56,7 @@ class SidecarSettings(Settings):
     @field_validator("agents", mode="before")
     @classmethod
     def _spelled_out(cls, value: object) -> object:
-        """Take `name=value,...` from flags and the environment."""
-        if not isinstance(value, list):
-            return value
-        return [dict(_pair(part) for part in item.split(",")) if isinstance(item, str) else item for item in value]
+        return spelled_out(value, "an agent is spelt agent=ID,socket=PATH")
 
     @model_validator(mode="after")
     def _one_socket_an_agent(self) -> Self:
@@ -87,9 +84,3 @@ class SidecarSettings(Settings):
             return None
         return Tls(self.tls_certificate, self.tls_key, self.tls_roots)
 
-
-def _pair(part: str) -> tuple[str, str]:
-    name, separator, value = part.partition("=")
-    if not separator:
-        raise ValueError("an agent is spelt agent=ID,socket=PATH")
-    return name.strip(), value.strip()

@@ -43,6 +43,17 @@ def test_unset_means_nobody():
         (["--keys", "k", *TLS, "--opa-url", "ftp://localhost:1"], "HOST:PORT"),
         (["--keys", "k", *TLS, "--opa-url", "http://me:secret@localhost:1"], "a token has a file"),
         (["--keys", "k", *TLS, "--opa-timeout-ms", "0"], "opa_timeout_ms"),
+        (["--keys", "k", *TLS, "--bundle", "ftp://host/b"], "no way to a bundle"),
+        (["--keys", "k", *TLS, "--bundle", "https://host"], "https://HOST"),
+        (["--keys", "k", *TLS, "--bundle", "https://me:secret@host/b"], "a token has a file"),
+        (["--keys", "k", *TLS, "--bundle", "http://host/b"], "must begin with https://"),
+        (["--keys", "k", *TLS, "--bundle", "http://127.0.0.1:1/b"], "unless unsafe_plaintext"),
+        (["--keys", "k", *TLS, "--candidate", "http://127.0.0.1:1/b"], "unless unsafe_plaintext"),
+        (["--keys", "k", *TLS, "--bundle-token", "t"], "that a server has"),
+        (["--keys", "k", *TLS, "--bundle", "https://h/b", "--bundle-key", "k"], "or neither"),
+        (["--keys", "k", *TLS, "--canary-percent", "5"], "needs a candidate"),
+        (["--keys", "k", *TLS, "--canary-percent", "101", "--candidate", "c"], "canary_percent"),
+        (["--keys", "k", *TLS, "--tenants", "tenant=a,bundle=b,keys=k"], "`bundle` is for one tenant"),
     ],
 )
 def test_what_proves_nothing_does_not_start(argv, text):
@@ -60,3 +71,40 @@ def test_an_opa_server_is_ours_or_the_teams():
 def test_settings_reach_a_worker_as_they_are():
     settings = load("--keys", "k", *TLS, "--openers", "a", "--openers", "b")
     assert PdpSettings(**settings.model_dump(mode="json")) == settings
+    settings = several("tenant=acme,bundle=https://host/acme,keys=k,poll_s=30", "tenant=zoo,bundle=zoo,keys=z")
+    assert PdpSettings(**settings.model_dump(mode="json")) == settings
+
+
+def several(*tenants, more=()):
+    spelt = [part for tenant in tenants for part in ("--tenants", tenant)]
+    return PdpSettings.load(["--state", "s", *TLS, *more, *spelt], {})
+
+
+def test_one_tenant_or_several_each_with_a_feed():
+    (one,) = load("--keys", "k", *TLS, "--tenant", "acme", "--bundle-poll-s", "2", "--floor", "3").feeds
+    assert (one.tenant, one.bundle, str(one.keys), one.poll_s, one.floor) == ("acme", "b", "k", 2, 3)
+    acme, zoo = several("tenant=acme,bundle=oci://host/acme:1,keys=k,token=t", "tenant=zoo,bundle=z,keys=k").feeds
+    assert (acme.tenant, str(acme.token), zoo.tenant, zoo.token) == ("acme", "t", "zoo", None)
+    assert zoo.trial is None
+    (tried,) = several("tenant=acme,bundle=b,keys=k,candidate=c,canary_percent=5").feeds
+    assert tried.trial is not None
+    assert (tried.trial.bundle, tried.trial.candidate) == ("c", None)
+
+
+@pytest.mark.parametrize(
+    ("tenants", "text"),
+    [
+        (["tenant=a,bundle=b,keys=k", "tenant=a,bundle=c,keys=k"], "the tenant `a` is there twice"),
+        (["tenant=a,bundle=b,keys=k", "tenant=c,bundle=c"], "give keys"),
+        (["tenant=a,keys=k"], "bundle"),
+        (["acme"], "a tenant is spelt tenant=NAME"),
+        (["tenant=a,bundle=b,keys=k,colour=red"], "colour"),
+        (["tenant=a,bundle=b,keys=k,unsafe_plaintext=true"], "for all"),
+        (["tenant=a,bundle=ftp://x/y,keys=k"], "no way to a bundle"),
+    ],
+)
+def test_tenants_that_prove_nothing_do_not_start(tenants, text):
+    with pytest.raises(SettingsError, match=text):
+        several(*tenants)
+    with pytest.raises(SettingsError, match="say where bundles come from"):
+        several()
