@@ -21,6 +21,7 @@ from pdp.engine.document import Facts
 from pdp.engine.inventory import Agent
 from pdp.engine.snapshot import Snapshot
 from pdp.model import Decision, Effect, Reason, ReasonKind, Reservation, Session, Verdict
+from pdp.policies import Standing
 
 RESERVATION_TTL: Final = timedelta(minutes=10)
 """How long money is held for an action that is never settled: longer than a tool call, shorter than a run."""
@@ -54,7 +55,7 @@ class _Refused(Exception):  # noqa: N818  a step's answer, not an error
 def judge(
     action: Action,
     session: Session | None,
-    snapshot: Snapshot,
+    standing: Standing,
     *,
     enforcer: str,
     now: datetime,
@@ -65,13 +66,13 @@ def judge(
     """Judge `action`, asked by `enforcer` in `session` as it was read. Raises nothing.
 
     `session` is the one that the action names, or else the open one of its instance at this enforcer; None when
-    there is none. The digest in the decision covers the session that was found and the definition digest as it was
-    sent, so that the enforcer can compute it too.
+    there is none; `standing` is its tenant's. The digest in the decision covers the session that was found and the
+    definition digest as it was sent, so that the enforcer can compute it too.
     """
     run: Session | None = None
     after, reservation = session, None
     try:
-        _in_force(snapshot, action, now)
+        snapshot = _in_force(standing, action, now)
         agent = _who(action, snapshot, enforcer)
         run = _which_run(action, session, enforcer)
         _may_go_on(run, now)
@@ -109,8 +110,8 @@ def judge(
         approvers=verdict.approvers,
         errors=verdict.errors,
         action_digest=digest(action, run),
-        bundle_sha256=snapshot.digest,
-        bundle_sequence=snapshot.sequence,
+        bundle_sha256=standing.digest,
+        bundle_sequence=standing.sequence,
         session="" if run is None else run.id,
         reserved_microusd=0 if reservation is None else reservation.amount_microusd,
         settle_by=None if reservation is None else reservation.expires_at,
@@ -122,7 +123,7 @@ def judge(
     return Outcome(decision, after, reservation, record)
 
 
-def failed(action: Action, snapshot: Snapshot, text: str, *, enforcer: str, now: datetime, decision_id: str) -> Outcome:
+def failed(action: Action, standing: Standing, text: str, *, enforcer: str, now: datetime, decision_id: str) -> Outcome:
     """Make the denial for an action that could not be judged or recorded; `text` says why in one sentence."""
     verdict = _failed(text)
     decision = Decision(
@@ -130,8 +131,8 @@ def failed(action: Action, snapshot: Snapshot, text: str, *, enforcer: str, now:
         verdict.effect,
         verdict.reasons,
         errors=verdict.errors,
-        bundle_sha256=snapshot.digest,
-        bundle_sequence=snapshot.sequence,
+        bundle_sha256=standing.digest,
+        bundle_sequence=standing.sequence,
     )
     return Outcome(decision, None, None, record_of(action, decision, None, enforcer=enforcer, now=now))
 
@@ -228,14 +229,14 @@ def rfc3339(time: datetime) -> str:
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _in_force(snapshot: Snapshot, action: Action, now: datetime) -> None:
+def _in_force(standing: Standing, action: Action, now: datetime) -> Snapshot:
     """Refuse when the policy may not speak, now or for this tenant: everything that follows rests on it."""
-    if now >= snapshot.expires_at:
-        raise _Refused(ReasonKind.STALE, "the policy in force has expired: a new bundle must be published")
-    if snapshot.not_before is not None and now < snapshot.not_before:
-        raise _Refused(ReasonKind.STALE, "the policy in force does not count yet: the clock may be wrong")
-    if action.tenant != snapshot.tenant:
+    if silenced := standing.silenced(now):
+        raise _Refused(ReasonKind.STALE, silenced)
+    snapshot = standing.snapshot
+    if snapshot is None or action.tenant != snapshot.tenant:
         raise _Refused(ReasonKind.INVALID, "this decision point does not serve this tenant")
+    return snapshot
 
 
 def _who(action: Action, snapshot: Snapshot, enforcer: str) -> Agent:

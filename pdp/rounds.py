@@ -32,10 +32,10 @@ from pdp.control.sessions import (
 )
 from pdp.control.store import Changes
 from pdp.control.tables import AnswerKey
-from pdp.engine.snapshot import Snapshot
 from pdp.ids import RANDOM_BYTES, uuid7
 from pdp.judge import RESERVATION_TTL, belongs, digest, failed, judge, record_of, rfc3339, timed
 from pdp.model import Decision, Effect, Reason, ReasonKind, Session
+from pdp.policies import Policies
 from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Result, Settle, Show, Shown
 
 OVERDUE = 500
@@ -54,10 +54,10 @@ class Rules:
 
 @dataclass(slots=True)
 class Round:
-    """One round on `book` under `policy`. `results` has one entry a request; `records` is what goes on record."""
+    """One round on `book` under `policies`. `results` has one entry a request; `records` is what goes on record."""
 
     book: Book
-    snapshot: Snapshot
+    policies: Policies
     rules: Rules
     results: list[Result | ControlError] = field(default_factory=list)
     records: list[dict[str, Json]] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Round:
         """Decide, or deny what is left of a batch once its caller's time is up: others wait behind it."""
         if deadline is None or time.monotonic() < deadline:
             return self._decide(item, enforcer)
-        answer, record = _deny_item(item, enforcer, LATE, self.snapshot, self.book.now)
+        answer, record = _deny_item(item, enforcer, LATE, self.policies, self.book.now)
         self.records.append(record)
         return answer
 
@@ -161,7 +161,7 @@ class Round:
         outcome = judge(
             action,
             session,
-            self.snapshot,
+            self.policies.of(action.tenant),
             enforcer=enforcer,
             now=self.book.now,
             decision_id=_new_id(self.book.now),
@@ -178,7 +178,7 @@ class Round:
         return Answer(outcome.decision)
 
     def _deny(self, broken: Broken, enforcer: str) -> Answer:
-        answer, record = _deny_broken(broken, enforcer, self.snapshot, self.book.now)
+        answer, record = _deny_broken(broken, enforcer, self.book.now)
         self.records.append(record)
         return answer
 
@@ -217,11 +217,13 @@ class Round:
 
     def _open(self, request: Open) -> Session:
         wish, now = request.wish, self.book.now
-        if now >= self.snapshot.expires_at:
-            raise WrongStateError("the policy in force has expired: a new bundle must be published first")
-        if wish.tenant != self.snapshot.tenant:
+        standing = self.policies.of(wish.tenant)
+        if silenced := standing.silenced(now):
+            raise WrongStateError(silenced)
+        snapshot = standing.snapshot
+        if snapshot is None or wish.tenant != snapshot.tenant:
             raise InvalidError("this decision point does not serve this tenant")
-        agent = self.snapshot.agents.get(wish.agent)
+        agent = snapshot.agents.get(wish.agent)
         if agent is None:
             raise NotFoundError("the inventory lists no such agent")
         if wish.enforcer not in agent.enforcers:
@@ -229,9 +231,7 @@ class Round:
                 "the inventory does not let this enforcer speak for this agent: list it in `agents.json`"
             )
         previous = self.book.last_session((wish.tenant, wish.agent, wish.instance))
-        session = open_session(
-            wish, session_id=_new_id(self.book.now), limits=self.snapshot.limits, previous=previous, now=now
-        )
+        session = open_session(wish, session_id=_new_id(now), limits=snapshot.limits, previous=previous, now=now)
         if previous is not None and previous.closed_at is None:
             self._end(previous, "")
         self.book.open(session)
@@ -260,7 +260,8 @@ class Round:
             or not (request.sees_all or session.enforcer == request.caller)
         ):
             raise NotFoundError("there is no such session for this caller")
-        tools = self.snapshot.registry.tools.values()
+        policy = self.policies.of(session.tenant).snapshot
+        tools = () if policy is None else policy.registry.tools.values()
         return Shown(
             session, tuple((tool.full, tool.definition_sha256) for tool in tools if in_scope(session.scope, tool.full))
         )
@@ -305,7 +306,7 @@ class Round:
 
 
 def deny_all(
-    requests: Sequence[Request], text: str, snapshot: Snapshot, now: datetime
+    requests: Sequence[Request], text: str, policies: Policies, now: datetime
 ) -> tuple[list[Result | ControlError], list[dict[str, Json]]]:
     """Say no to every request, because we failed: the results, and the records of the denials."""
     results: list[Result | ControlError] = []
@@ -314,30 +315,25 @@ def deny_all(
         if not isinstance(request, Ask):
             results.append(UnavailableError(text))
             continue
-        denied = [_deny_item(item, request.enforcer, text, snapshot, now) for item in request.items]
+        denied = [_deny_item(item, request.enforcer, text, policies, now) for item in request.items]
         results.append(tuple(answer for answer, _ in denied))
         records += [record for _, record in denied]
     return results, records
 
 
 def _deny_item(
-    action: Action | Broken, enforcer: str, text: str, snapshot: Snapshot, now: datetime
+    action: Action | Broken, enforcer: str, text: str, policies: Policies, now: datetime
 ) -> tuple[Answer, dict[str, Json]]:
     if isinstance(action, Broken):
-        return _deny_broken(action, enforcer, snapshot, now)
-    outcome = failed(action, snapshot, text, enforcer=enforcer, now=now, decision_id=_new_id(now))
+        return _deny_broken(action, enforcer, now)
+    standing = policies.of(action.tenant)
+    outcome = failed(action, standing, text, enforcer=enforcer, now=now, decision_id=_new_id(now))
     return Answer(outcome.decision), dict(outcome.record)
 
 
-def _deny_broken(broken: Broken, enforcer: str, snapshot: Snapshot, now: datetime) -> tuple[Answer, dict[str, Json]]:
-    """Deny an item that is no action; on record as a refusal that has a decision's id."""
-    decision = Decision(
-        _new_id(now),
-        Effect.DENY,
-        (Reason(ReasonKind.INVALID, broken.text),),
-        bundle_sha256=snapshot.digest,
-        bundle_sequence=snapshot.sequence,
-    )
+def _deny_broken(broken: Broken, enforcer: str, now: datetime) -> tuple[Answer, dict[str, Json]]:
+    """Deny an item that is no action, and nobody's; on record as a refusal that has a decision's id."""
+    decision = Decision(_new_id(now), Effect.DENY, (Reason(ReasonKind.INVALID, broken.text),))
     refused = _refused(broken, enforcer, "AuthorizeBatch", now)
     return Answer(decision), {**refused, "decision_id": decision.id, "effect": "deny"}
 

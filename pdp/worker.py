@@ -22,8 +22,8 @@ from exequatur.trust.canonical import Json
 from pdp.control.book import Book
 from pdp.control.sessions import BusyError, ControlError, UnavailableError
 from pdp.control.store import RaceError, Store, StoreError, View
-from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
+from pdp.policies import Policies, Standing
 from pdp.requests import Ask, Request, Result
 from pdp.rounds import Round, Rules, deny_all
 
@@ -68,14 +68,14 @@ class Conveyor:
         self,
         store: Store,
         journal: Journal,
-        snapshot: Snapshot,
+        policies: Policies,
         rules: Rules,
         metrics: Metrics,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Serve under `snapshot`; nothing runs before `start`."""
-        self._store, self._journal, self._snapshot = store, journal, snapshot
+        """Serve under `policies`; nothing runs before `start`."""
+        self._store, self._journal, self._policies = store, journal, policies
         self._rules, self._metrics, self._clock = rules, metrics, clock
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting = 0
@@ -89,13 +89,17 @@ class Conveyor:
         """Set when the thread has ended; unless `stop` was called, nothing is served any more and never will be."""
 
     @property
-    def snapshot(self) -> Snapshot:
-        """The snapshot in force."""
-        return self._snapshot
+    def policies(self) -> Policies:
+        """What is in force."""
+        return self._policies
 
-    def swap(self, snapshot: Snapshot) -> None:
-        """Put another snapshot in force: the next round is judged by it."""
-        self._snapshot = snapshot
+    def put(self, tenant: str, standing: Standing) -> None:
+        """Put another standing of `tenant` in force: the next round is judged by it."""
+        self._policies = self._policies.having(tenant, standing)
+
+    def distrust(self, reason: str) -> None:
+        """Withdraw the policies of all tenants, those to come too, until we are started again."""
+        self._policies = self._policies.distrusted(reason)
 
     def start(self) -> None:
         """Begin to serve; call it on the event loop that will submit."""
@@ -213,7 +217,7 @@ class Conveyor:
         return done
 
     def _begin(self, view: View) -> Round:
-        return Round(Book(view, self._now()), self._snapshot, self._rules)
+        return Round(Book(view, self._now()), self._policies, self._rules)
 
     def _now(self) -> datetime:
         """Read the wall clock; it never goes back in this process."""
@@ -246,7 +250,7 @@ class Conveyor:
 
     def _deny(self, requests: Sequence[Request], text: str) -> Sequence[Result | ControlError]:
         """Say no to all of `requests`, on record where the spool still takes it."""
-        results, records = deny_all(requests, text, self._snapshot, self._now())
+        results, records = deny_all(requests, text, self._policies, self._now())
         self._record(records)
         self._count(results)
         return results

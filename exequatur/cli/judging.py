@@ -22,6 +22,7 @@ from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import PolicyError
 from pdp.judge import judge
 from pdp.model import Decision
+from pdp.policies import Standing
 
 SESSION: str = "local"
 """The id of the session that is made up here, where the action names none."""
@@ -43,7 +44,9 @@ def judge_here(
         with standing(verified, opa) as snapshot:
             session = cases.session_of(run, action, snapshot, now)
             begun = time.perf_counter_ns()
-            decision = judge(action, session, snapshot, enforcer=session.enforcer, now=now, decision_id="").decision
+            decision = judge(
+                action, session, Standing(snapshot), enforcer=session.enforcer, now=now, decision_id=""
+            ).decision
             return decision_value(_as_told(decision, (time.perf_counter_ns() - begun) // 1000))
     except (TrustError, PolicyError, OpaError) as error:
         fail(f"`{bundle}`: {error}", Exit.CONFIG)

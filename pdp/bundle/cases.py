@@ -35,6 +35,7 @@ from pdp.engine.reading import Fields, PolicyError, sentence
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import Outcome, judge
 from pdp.model import Intent, LastMinute, Session
+from pdp.policies import Standing
 
 FOLDER: Final = "cases/"
 A_MONDAY: Final = datetime(2026, 1, 5, 10, tzinfo=UTC)
@@ -132,7 +133,7 @@ def judged(case: Case, snapshot: Snapshot) -> Outcome:
     return judge(
         case.action,
         session,
-        snapshot,
+        Standing(snapshot),
         enforcer=session.enforcer,
         now=case.time,
         decision_id="case",

@@ -39,6 +39,7 @@ from pdp.engine.document import Facts
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
 from pdp.model import Session
+from pdp.policies import Standing
 from stack import Process, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,7 @@ def in_process() -> None:
             snapshot = Snapshot.load(unsafe_read_unsigned(write_archive(files)))
             load_s = time.perf_counter() - begun
             took = microseconds(
-                lambda s=snapshot: judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
+                lambda s=Standing(snapshot): judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
             )
             first = first or took
             table.add_row(f"{count:,}", kind, f"{took:.0f}", f"{took / first:.2f}", f"{load_s:.2f}")
@@ -200,7 +201,7 @@ def in_process() -> None:
     facts = Facts(agent, session, tool, resource, {"account": "7"}, action.claims, now, "cooperative")
     for spec, engine in snapshot.engines:
         parts.add_row(f"judge by {spec.engine}", f"{microseconds(lambda e=engine: e.judge(facts)):.0f}")
-    outcome = judge(action, session, snapshot, enforcer=bank.SIDECAR, now=now, decision_id="d")
+    outcome = judge(action, session, Standing(snapshot), enforcer=bank.SIDECAR, now=now, decision_id="d")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         spool = Spool.open(Path(name) / "spool", identity="bench")
         one = microseconds(lambda: spool.append_many([outcome.record]), number=50)

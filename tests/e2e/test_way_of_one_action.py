@@ -15,6 +15,7 @@ from exequatur.client import AsyncClient, CallError, Client, Effect, Outcome, Pr
 from exequatur.trust.canonical import canonical
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
+from pdp.policies import Standing
 from pdp.model import Session as Run
 from stack import AUDITOR, OPENER, Stack, http_get, running, until
 
@@ -124,7 +125,7 @@ def test_in_process_over_tcp_and_over_the_socket_decide_and_digest_the_same(stac
             tool=tool,
             arguments_json=canonical(arguments),
         )
-        outcome = judge(action, run, snapshot, enforcer=bank.SIDECAR, now=now, decision_id="x")
+        outcome = judge(action, run, Standing(snapshot), enforcer=bank.SIDECAR, now=now, decision_id="x")
         run = outcome.session
         here.append((int(outcome.decision.effect), outcome.decision.action_digest))
     proposals = [

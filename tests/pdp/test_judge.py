@@ -14,6 +14,7 @@ from exequatur.record import decode, encode
 from judging import ENFORCER, HOUR, OTHER, PERMIT, REGISTRY, Scripted, action, says, session, snapshot
 from pdp.judge import failed, judge, timed
 from pdp.model import Effect, LastMinute, Reason, ReasonKind, Verdict
+from pdp.policies import Standing
 from policies import NOW
 
 DENY, ALLOW = Effect.DENY, Effect.ALLOW
@@ -23,7 +24,7 @@ def ask(asked=None, run=None, policy=None, *, enforcer=ENFORCER, now=NOW, **more
     return judge(
         asked or action(),
         session() if run is None else run,
-        policy or snapshot(),
+        Standing(policy or snapshot()),
         enforcer=enforcer,
         now=now,
         decision_id="d1",
@@ -89,7 +90,7 @@ def test_an_enforcer_that_the_inventory_does_not_list_speaks_for_nobody():
 def test_naming_anothers_session_is_answered_like_naming_none(other):
     named = action(session="s1")
     theirs = refused(ask(named, session(**other)), ReasonKind.INVALID, "no session with this id", session(**other))
-    nobodys = judge(named, None, snapshot(), enforcer=ENFORCER, now=NOW, decision_id="d1").decision
+    nobodys = judge(named, None, Standing(snapshot()), enforcer=ENFORCER, now=NOW, decision_id="d1").decision
     assert theirs == nobodys, "the answer must not tell whether the session exists"
     refused(ask(action(), session(**other)), ReasonKind.INVALID, "no open session", session(**other))
 
@@ -256,7 +257,12 @@ def test_the_facts_are_the_channels_and_the_registrys():
 
 def test_our_own_failure_is_a_denial_with_evidence():
     outcome = failed(
-        action(), snapshot(), "the decision could not be recorded", enforcer=ENFORCER, now=NOW, decision_id="d"
+        action(),
+        Standing(snapshot()),
+        "the decision could not be recorded",
+        enforcer=ENFORCER,
+        now=NOW,
+        decision_id="d",
     )
     assert outcome.decision.effect is DENY
     assert outcome.decision.reasons[0].kind is ReasonKind.ERROR

@@ -25,6 +25,7 @@ from pdp.control.sessions import (
 )
 from pdp.control.store import StoreError
 from pdp.model import Effect, ReasonKind
+from pdp.policies import Standing
 from pdp.requests import Broken, Refuse
 from pdp.rounds import Rules
 from policies import NOW
@@ -220,7 +221,7 @@ async def test_a_session_gets_at_most_what_the_bundle_allows(tmp_path):
     [
         ({"agent": "nobody"}, NotFoundError, "no such agent"),
         ({"enforcer": OTHER}, InvalidError, "agents.json"),
-        ({"tenant": "acme"}, InvalidError, "tenant"),
+        ({"tenant": "acme"}, WrongStateError, "no bundle has been served for this tenant"),
         ({"lifetime": dt.timedelta(0)}, InvalidError, "lifetime"),
         ({"max_steps": -1}, InvalidError, "max_steps"),
         ({"budget_microusd": 2**53}, InvalidError, "budget_microusd"),
@@ -514,7 +515,7 @@ async def test_a_swapped_snapshot_judges_the_next_round(tmp_path):
     async with desk(tmp_path) as parts:
         await parts.open()
         assert (await parts.ask(action()))[0].decision.bundle_sequence == 7
-        parts.conveyor.swap(snapshot(says(DENY), sequence=8))
+        parts.conveyor.put("default", Standing(snapshot(says(DENY), sequence=8)))
         (answer,) = await parts.ask(action())
         assert (answer.decision.effect, answer.decision.bundle_sequence) == (DENY, 8)
 

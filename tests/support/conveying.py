@@ -17,6 +17,7 @@ from pdp.control.store import Store
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
 from pdp.model import Intent, Session
+from pdp.policies import Policies, Standing
 from pdp.requests import Ask, Close, Open, Settle, Show
 from pdp.rounds import Rules
 from pdp.worker import Conveyor
@@ -101,6 +102,7 @@ async def desk(
     folder: Path,
     policy: Snapshot | None = None,
     *,
+    policies: Policies | None = None,
     rules: Rules | None = None,
     name: str = "spool",
     journal: Any = None,
@@ -111,7 +113,12 @@ async def desk(
     store, spool, metrics = Store(folder), Spool.open(folder / name, identity="test"), Metrics()
     looking = Store(folder)  # a store belongs to one thread
     conveyor = Conveyor(
-        store, journal(spool) if journal else spool, policy or snapshot(), rules or Rules(), metrics, clock=clock
+        store,
+        journal(spool) if journal else spool,
+        Policies({"default": Standing(policy or snapshot())}) if policies is None else policies,
+        rules or Rules(),
+        metrics,
+        clock=clock,
     )
     conveyor.start()
     try:
