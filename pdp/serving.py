@@ -30,7 +30,6 @@ from pdp.control.store import Store, StoreError
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
 from pdp.policies import Policies, Standing
-from pdp.policies import Policies, Standing
 from pdp.rounds import Rules
 from pdp.settings import PdpSettings
 from pdp.worker import Conveyor
