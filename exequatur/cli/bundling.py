@@ -23,7 +23,7 @@ from exequatur.cli.policy_opening import sources
 from exequatur.trust import bundle as trusted
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle
 from exequatur.trust.errors import TrustError
-from exequatur.trust.keys import ALGORITHMS, BundleKeys, KeyRing, SigningKey
+from exequatur.trust.keys import ALGORITHMS, BundleKeys, SigningKey, trust_one
 from pdp.bundle import build as building
 from pdp.bundle.contents import contents, unverified_claims
 from pdp.bundle.source import open_bundle, read_archive_file, read_keys
@@ -100,7 +100,7 @@ def sign(
             building.check_built(bundle.files, building.find_opa(os.environ))
         data = trusted.sign(bundle.files, signing_key, claims)
         # What nobody else would trust must not leave this desk.
-        ring = BundleKeys(KeyRing({kid: signing_key.public}))
+        ring = trust_one(signing_key.public)
         signed = trusted.verify(data, ring, now=claims.not_before or now, tenant=tenant)
         write_whole(out, data)
     value = {"out": str(out), **_facts(signed)}

@@ -7,14 +7,19 @@
     a second `*signatures.json`, a second manifest;
  3. all JSON in it is strict;
  4. `.signatures.json` holds exactly one JWS;
- 5. the key is named: the header's `kid`, else the claim `keyid`, else refused; never "try all keys";
- 6. the signature holds, with the key's own algorithm;
+ 5. its key is named, by the header's `kid`, else the claim `keyid`, is known, not revoked and not past its time; never
+    "try all keys";
+ 6. the signature holds, with the key's own algorithm, and says that it is a bundle's;
  7. the payload, the very bytes that were signed, parses strictly and has the claims that we know in their types;
- 8. each file listed is there with its hash, and each file there is listed; SHA-2 only;
- 9. the archive is, to the byte, what we would write from its files: nothing hides between them;
-10. the bundle is for this tenant;
-11. it is valid now: `nbf` <= now < `exp`;
-12. its `sequence` is not below the floor, and at the floor it is the same bundle.
+ 8. where it is to be served, or carries endorsements, it is to the byte in the one form that endorsers sign;
+ 9. the publisher's key is for this scope and this tenant;
+10. each endorsement is one, of another key each, and holds over this payload if its key counts (`endorsing.py`);
+11. those who signed are of as many owners as are needed;
+12. each file listed is there with its hash, and each file there is listed; SHA-2 only;
+13. the archive is, to the byte, what we would write from its files: nothing hides between them;
+14. the bundle is for this tenant;
+15. it is valid now: `nbf` <= now < `exp`;
+16. its `sequence` is not below the floor, and at the floor it is the same bundle.
 
 A bundle without `sequence` and `exp` (one that `opa sign` made) verifies with `serve=False`, and is never served.
 Source: OPA, "Bundles", signing; what its documents leave open was tried on OPA itself (tests/exequatur/trust).
@@ -22,11 +27,8 @@ Source: OPA, "Bundles", signing; what its documents leave open was tried on OPA 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
@@ -41,7 +43,16 @@ from exequatur.trust.archive import (
     write_archive,
     write_tar,
 )
-from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
+from exequatur.trust.canonical import JsonError, JsonLimits, parse, quoted
+from exequatur.trust.endorsing import (
+    FOREVER,
+    check_endorsements,
+    count_owners,
+    distinct,
+    endorser,
+    payload_of,
+    write_endorsement,
+)
 from exequatur.trust.errors import (
     EquivocationError,
     ExpiredError,
@@ -52,22 +63,13 @@ from exequatur.trust.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from exequatur.trust.keys import BundleKeys, SigningKey
+from exequatur.trust.hashing import HASHES, file_hash
+from exequatur.trust.keys import BundleKeys
+from exequatur.trust.tokens import SIGNATURES, Signer, read_part, read_signatures, write_signatures, write_token
 
-SIGNATURES: Final = ".signatures.json"
 MANIFEST: Final = ".manifest"
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
-_SIGNATURES_LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20)
-_HASHES: Final = {
-    "SHA-256": "sha256",
-    "SHA-224": "sha224",
-    "SHA-384": "sha384",
-    "SHA-512": "sha512",
-    "SHA-512-224": "sha512_224",
-    "SHA-512-256": "sha512_256",
-}
-_STRUCTURED: Final = ("data.json", MANIFEST)
-_DISTANT: Final = datetime(9999, 1, 1, tzinfo=UTC)
+_TYPES: Final = {"sequence": int, "exp": int, "nbf": int, "tenant": str, "scope": str, "endorsements": list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class BundleClaims:
     expires_at: datetime
     not_before: datetime | None = None
     tenant: str = "default"
+    scope: str = ""
+    """Who may use it, in OPA's words: a consumer with another `scope` refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,9 @@ class Floor:
 class VerifiedBundle:
     """A bundle that may be trusted, or, with `signed` False, one that somebody insisted on.
 
-    `files` are without `.signatures.json`; `digest` is SHA-256 over the uncompressed tar.
+    `files` are without `.signatures.json`; `digest` is SHA-256 over the uncompressed tar. `kids` are the keys that
+    signed and count, the publisher's first, and `owners` whose they are, each once. `expires_at` is the earliest of
+    what was signed and the moment when too few of these keys are still good.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
@@ -101,24 +107,58 @@ class VerifiedBundle:
     expires_at: datetime
     not_before: datetime | None
     tenant: str
-    kid: str
+    kids: tuple[str, ...]
+    owners: tuple[str, ...]
     revision: str
     signed: bool
 
+    @property
+    def kid(self) -> str:
+        """The publisher's key; empty where nobody signed."""
+        return self.kids[0] if self.kids else ""
 
-def sign(files: Mapping[str, bytes], key: SigningKey, claims: BundleClaims) -> bytes:
-    """Pack and sign `files`; the archive is the same for the same input when `key` is RS256.
+
+def payload(files: Mapping[str, bytes], claims: BundleClaims) -> bytes:
+    """Write what is signed: the claims, and each file's hash; the same bytes for the same input, everywhere.
 
     Raises `FormatError` for files that `verify` would refuse, and `ValueError` for claims that never hold.
     """
-    if claims.sequence < 1 or (claims.not_before is not None and claims.not_before >= claims.expires_at):
-        raise ValueError("a bundle's sequence starts at 1, and it expires after it begins")
+    return payload_of(_payload(_signable(files), claims))
+
+
+def endorse(files: Mapping[str, bytes], signer: Signer, claims: BundleClaims) -> str:
+    """Endorse what a publisher is going to sign with these `claims`: a detached JWS over `payload`."""
+    return write_endorsement(signer, payload(files, claims))
+
+
+def sign(files: Mapping[str, bytes], signer: Signer, claims: BundleClaims, endorsements: Sequence[str] = ()) -> bytes:
+    """Pack and sign `files`; the archive is the same for the same input when the key is RS256.
+
+    The endorsements are taken as they are: whoever has the endorsers' keys verifies the archive. Raises as `payload`.
+    """
+    files = _signable(files)
+    signed = _payload(files, claims)
+    if endorsements:
+        kids = distinct([signer.kid, *map(endorser, endorsements)])[1:]
+        signed["endorsements"] = [token for _, token in sorted(zip(kids, endorsements, strict=True))]
+    token = write_token(signer, payload_of(signed))
+    return write_archive({**files, SIGNATURES: write_signatures(token)})
+
+
+def _signable(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Leave an earlier signature out, and refuse what would never verify."""
     files = {name: content for name, content in files.items() if name != SIGNATURES}
     if not files:
         raise FormatError("there are no files to sign")
     _check_names(files)
     _check_json(files)
-    payload: dict[str, Json] = {
+    return files
+
+
+def _payload(files: Mapping[str, bytes], claims: BundleClaims) -> dict[str, Any]:
+    if claims.sequence < 1 or (claims.not_before is not None and claims.not_before >= claims.expires_at):
+        raise ValueError("a bundle's sequence starts at 1, and it expires after it begins")
+    signed: dict[str, Any] = {
         "exp": int(claims.expires_at.timestamp()),
         "files": [
             {"algorithm": "SHA-256", "hash": file_hash(name, files[name]), "name": name} for name in sorted(files)
@@ -127,9 +167,10 @@ def sign(files: Mapping[str, bytes], key: SigningKey, claims: BundleClaims) -> b
         "tenant": claims.tenant,
     }
     if claims.not_before is not None:
-        payload["nbf"] = int(claims.not_before.timestamp())
-    token = key.sign(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode())
-    return write_archive({**files, SIGNATURES: _signatures_file(token)})
+        signed["nbf"] = int(claims.not_before.timestamp())
+    if claims.scope:
+        signed["scope"] = claims.scope
+    return signed
 
 
 def verify(
@@ -154,31 +195,36 @@ def verify(
         raise SignatureError("the bundle is not signed: it has no `.signatures.json`")
     _check_names(files)  # 2
     _check_json(files)  # 3
-    token = _token(signatures)  # 4
-    kid = _kid(token)  # 5
-    payload = keys.get(kid).verify(token)  # 6
-    claims = _claims(payload)  # 7
-    _check_files(files, claims["files"])  # 8
+    token = read_signatures(signatures)  # 4
+    key = keys.get(_kid(token), now)  # 5
+    signed = key.verify(token)  # 6
+    claims = _claims(signed)  # 7
+    _check_form(signed, claims, serve=serve)  # 8
+    keys.policy.terms[key.kid].check(  # 9
+        key.kid, tenant=claims.get("tenant", "" if serve else None), scope=claims.get("scope", "")
+    )
+    endorsers, idle = check_endorsements(key.kid, claims, keys, now)  # 10
+    signers = count_owners([key, *endorsers], idle, keys)  # 11
+    _check_files(files, claims["files"])  # 12
     check_gzip(data, tar)  # now that a damaged file has been named
     bundle = VerifiedBundle(
         files=files,
         digest=digest,
         sequence=claims.get("sequence", 0),
-        expires_at=_time(claims["exp"]) if "exp" in claims else _DISTANT,
+        expires_at=min(_time(claims["exp"]) if "exp" in claims else FOREVER, signers.until),
         not_before=_time(claims["nbf"]) if "nbf" in claims else None,
         tenant=claims.get("tenant", ""),
-        kid=kid,
+        kids=signers.kids,
+        owners=signers.owners,
         revision=_revision(files),
         signed=True,
     )
     if serve:
-        if "sequence" not in claims or "exp" not in claims:
-            raise FormatError("the signature has no `sequence` and `exp`: sign it with `exequatur bundle sign`")
-        if signatures != _signatures_file(token):  # 9
+        if signatures != write_signatures(token):  # 13
             raise FormatError(f"`{SIGNATURES}` is not as `exequatur bundle sign` writes it: sign it with that")
         _check_archive(data, tar, {**files, SIGNATURES: signatures})
-        _check_now(bundle, tenant=tenant, now=now)  # 10, 11
-        check_floor(bundle, floor)  # 12
+        _check_now(bundle, tenant=tenant, now=now)  # 14, 15
+        check_floor(bundle, floor)  # 16
     return bundle
 
 
@@ -190,7 +236,7 @@ def unsafe_read_unsigned(data: bytes, limits: BundleLimits = LIMITS) -> Verified
     _check_names(files)
     _check_json(files)
     return VerifiedBundle(
-        files, hashlib.sha256(tar).digest(), 0, _DISTANT, None, "default", "", _revision(files), signed=False
+        files, hashlib.sha256(tar).digest(), 0, FOREVER, None, "default", (), (), _revision(files), signed=False
     )
 
 
@@ -206,54 +252,6 @@ def check_floor(bundle: VerifiedBundle, floor: Floor | None) -> None:
         raise EquivocationError(
             f"sequence {bundle.sequence} was served with other content: somebody signed two bundles"
         )
-
-
-def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:
-    """Hash a file as OPA does: `data.json` and `.manifest` by their parsed value, all others by their bytes.
-
-    The former must have passed the strict parser; `algorithm` is one of OPA's names for SHA-2.
-    """
-    hasher = hashlib.new(_HASHES[algorithm])
-    if name.rpartition("/")[2] in _STRUCTURED:
-        hasher.update(_structured(content))
-    else:
-        hasher.update(content)
-    return hasher.hexdigest()
-
-
-class _Literal(str):
-    """A number as it is written: OPA hashes `1.0` and `1.00` apart."""
-
-    __slots__ = ()
-
-
-def _structured(content: bytes) -> bytes:
-    """Write a JSON value as Go's encoder does: sorted keys, no spaces, numbers as written, `<>&` raw."""
-    value = json.loads(content.decode(), parse_int=_Literal, parse_float=_Literal)
-    parts: list[str] = []
-    _write(value, parts)
-    return "".join(parts).encode()
-
-
-def _write(value: Any, parts: list[str]) -> None:
-    if isinstance(value, _Literal):
-        parts.append(value)
-    elif isinstance(value, str):
-        parts.append(json.dumps(value, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-    elif isinstance(value, dict):
-        for mark, key in zip("{" + "," * len(value), sorted(value), strict=False):
-            parts.append(mark)
-            _write(key, parts)
-            parts.append(":")
-            _write(value[key], parts)
-        parts.append("}" if value else "{}")
-    elif isinstance(value, list):
-        for mark, item in zip("[" + "," * len(value), value, strict=False):
-            parts.append(mark)
-            _write(item, parts)
-        parts.append("]" if value else "[]")
-    else:
-        parts.append(json.dumps(value))
 
 
 def _check_names(files: Mapping[str, bytes]) -> None:
@@ -278,44 +276,15 @@ def _check_json(files: Mapping[str, bytes]) -> None:
                 raise FormatError(f"`{name}`: {error}") from None
 
 
-def _token(signatures: bytes) -> str:
-    try:
-        value = parse(signatures, _SIGNATURES_LIMITS)
-    except JsonError as error:
-        raise FormatError(f"`{SIGNATURES}`: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"`{SIGNATURES}` is no object")
-    tokens = value.get("signatures")
-    if not isinstance(tokens, list) or len(tokens) != 1 or not isinstance(tokens[0], str):
-        raise SignatureError(f"`{SIGNATURES}` must hold exactly one signature")
-    if value.keys() - {"signatures", "plugin"} or value.get("plugin", "_default") != "_default":
-        raise SignatureError(f"`{SIGNATURES}` asks for another verifier than the usual one")
-    return tokens[0]
-
-
-def _signatures_file(token: str) -> bytes:
-    return json.dumps({"signatures": [token]}, indent=1).encode()
-
-
 def _kid(token: str) -> str:
     """The key's name, from what is not yet verified: it only chooses which key must verify all of it."""
     header, _, rest = token.partition(".")
-    kid = _unverified(header).get("kid")
+    kid = read_part(header).get("kid")
     if kid is None:
-        kid = _unverified(rest.partition(".")[0]).get("keyid")
+        kid = read_part(rest.partition(".")[0], JSON_LIMITS).get("keyid")
     if not isinstance(kid, str) or not kid:
         raise UnknownKeyError("the signature names no key: its header has no `kid`")
     return kid
-
-
-def _unverified(part: str) -> dict[str, Json]:
-    try:
-        value = parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), JSON_LIMITS)
-    except (JsonError, ValueError, binascii.Error):
-        raise SignatureError("the signature is no compact JWS") from None
-    if not isinstance(value, dict):
-        raise SignatureError("the signature is no compact JWS")
-    return value
 
 
 def _claims(payload: bytes) -> dict[str, Any]:
@@ -325,14 +294,22 @@ def _claims(payload: bytes) -> dict[str, Any]:
         raise FormatError(f"the signed payload: {error}") from None
     if not isinstance(claims, dict) or not isinstance(claims.get("files"), list):
         raise FormatError("the signed payload lists no files")
-    for name, kind in (("sequence", int), ("exp", int), ("nbf", int), ("tenant", str)):
+    for name, kind in _TYPES.items():
         if name in claims and (not isinstance(claims[name], kind) or isinstance(claims[name], bool)):
             raise FormatError(f"the signed claim `{name}` is not of type {kind.__name__}")
     if cast("int", claims.get("sequence", 1)) < 1:
         raise FormatError("the signed claim `sequence` must be 1 or more")
-    if claims.get("scope", "") != "":
-        raise ScopeError("the bundle is signed for a scope, and this consumer has none")
+    if not all(isinstance(item, str) for item in cast("list[Any]", claims.get("endorsements", []))):
+        raise FormatError("the signed claim `endorsements` holds what is no text")
     return claims
+
+
+def _check_form(signed: bytes, claims: Mapping[str, Any], *, serve: bool) -> None:
+    """Two payloads that say the same must be the same bytes: endorsers sign bytes."""
+    if serve and ("sequence" not in claims or "exp" not in claims):
+        raise FormatError("the signature has no `sequence` and `exp`: sign it with `exequatur bundle sign`")
+    if (serve or "endorsements" in claims) and signed != payload_of(claims):
+        raise FormatError("the signed payload is not as `exequatur bundle sign` writes it: sign it with that")
 
 
 def _check_files(files: Mapping[str, bytes], listed: list[Any]) -> None:
@@ -347,7 +324,7 @@ def _check_files(files: Mapping[str, bytes], listed: list[Any]) -> None:
         seen.add(name)
         if name not in files:
             raise SignatureError(f"{quoted(name)} is signed, and missing from the bundle")
-        if algorithm not in _HASHES:
+        if algorithm not in HASHES:
             raise SignatureError(f"`{name}` is listed with {quoted(algorithm)}: only SHA-2 is taken")
         if file_hash(name, files[name], algorithm) != item["hash"]:
             raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")

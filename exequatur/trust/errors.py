@@ -15,6 +15,14 @@ class UnknownKeyError(TrustError):
     """No key, or none of that name."""
 
 
+class RevokedError(TrustError):
+    """It was trusted once, until somebody took it back."""
+
+
+class ThresholdError(TrustError):
+    """Good signatures, and of too few people."""
+
+
 class SignatureError(TrustError):
     """A signature is missing or does not hold, or content is not what was signed."""
 

@@ -7,9 +7,9 @@ is not RS256 or the curve's own ES. Reading the files is the caller's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, NewType, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,7 +28,16 @@ from joserfc.jwk import ECKey, RSAKey
 from joserfc.registry import JWS_HEADER_REGISTRY
 
 from exequatur.trust.canonical import quoted
-from exequatur.trust.errors import FormatError, SignatureError, UnknownKeyError
+from exequatur.trust.errors import (
+    ExpiredError,
+    FormatError,
+    RevokedError,
+    ScopeError,
+    SignatureError,
+    UnknownKeyError,
+)
+from exequatur.trust.key_policy import FILE, KID, KeyPolicy, Terms
+from exequatur.trust.tokens import BUNDLE
 
 RSA_BITS: Final = 2048
 """The smallest RSA modulus, in bits (NIST SP 800-131A)."""
@@ -38,7 +47,8 @@ RSA_EXPONENT: Final = 65537
 CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS: Final = (*RSA_ALGORITHMS, *CURVES.values())
-_KID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+_PURPOSE: Final = "bundle"
+"""What keys are for where nothing says so."""
 
 _Public: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 _Private: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -62,13 +72,20 @@ class PublicKey:
     alg: str
     key: _Public = field(repr=False)
 
-    def verify(self, token: str) -> bytes:
-        """Verify a compact JWS and give its payload, the very bytes that were signed; raises `SignatureError`."""
+    def verify(self, token: str, types: tuple[str, ...] = BUNDLE) -> bytes:
+        """Verify a compact JWS whose `typ` is one of `types`, and give its payload, the very bytes that were signed.
+
+        Raises `SignatureError`.
+        """
         jwk = _jwk(self.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), self.key)
         try:
-            return jws.deserialize_compact(token, jwk, registry=_Registry(algorithms=[self.alg])).payload
+            signed = jws.deserialize_compact(token, jwk, registry=_Registry(algorithms=[self.alg]))
         except (JoseError, ValueError, TypeError, KeyError):
             raise SignatureError(f"the signature does not hold by key `{self.kid}` ({self.alg})") from None
+        typ = signed.protected.get("typ", "")
+        if typ not in types:
+            raise SignatureError(f"`{self.kid}` signed {quoted(str(typ))}, which is not what is wanted here")
+        return signed.payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +108,10 @@ class SigningKey:
         kid, alg = _name(name, key.public_key())
         return cls(kid, alg, key)
 
-    def sign(self, payload: bytes) -> str:
-        """Sign `payload` into a compact JWS whose header names algorithm and key."""
+    def sign_input(self, data: bytes) -> bytes:
+        """Give the raw signature over `data`."""
         pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        header = {"alg": self.alg, "kid": self.kid}
-        return jws.serialize_compact(header, payload, _jwk(pem, self.key), registry=_Registry(algorithms=[self.alg]))
+        return _Registry(algorithms=[self.alg]).get_alg(self.alg).sign(data, _jwk(pem, self.key))
 
     @property
     def public(self) -> PublicKey:
@@ -104,34 +120,59 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRing:
-    """Keys by id. Made by `parse_public_keys`; holds at least one."""
+class KeySet:
+    """Keys by id, and on what terms they are trusted. Holds at least one, when `parse_key_set` made it."""
 
     keys: Mapping[str, PublicKey]
+    policy: KeyPolicy
 
-    def get(self, kid: str) -> PublicKey:
-        """Give the key `kid`; raises `UnknownKeyError`."""
-        try:
-            return self.keys[kid]
-        except KeyError:
-            raise UnknownKeyError(f"no key {quoted(kid)}: the key folder has {_list(self.keys)}") from None
+    @property
+    def threshold(self) -> int:
+        """How many owners must sign."""
+        return self.policy.threshold
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """The ids of keys that are not trusted any more, whatever else is said of them."""
+        return self.policy.revoked
+
+    def get(self, kid: str, now: datetime | None = None) -> PublicKey:
+        """Give the key `kid`, if it may sign now; raises `UnknownKeyError`, `RevokedError`, `ExpiredError`."""
+        if kid in self.policy.revoked:
+            raise RevokedError(f"the key {quoted(kid)} is revoked")
+        if kid not in self.keys:
+            raise UnknownKeyError(f"no key {quoted(kid)}: the key folder has {_list(self.keys)}")
+        end = self.policy.terms[kid].not_after
+        if now is not None and end is not None and now >= end:
+            raise ExpiredError(f"the key `{kid}` was good until {end:%Y-%m-%dT%H:%M:%SZ}: sign with another")
+        return self.keys[kid]
 
 
-BundleKeys = NewType("BundleKeys", KeyRing)
+BundleKeys = NewType("BundleKeys", KeySet)
 """May sign bundles, and nothing else."""
+PermitKeys = NewType("PermitKeys", KeySet)
+"""May sign permits, and nothing else."""
 
 
-def parse_public_keys(files: Mapping[str, bytes]) -> BundleKeys:
-    """Read a folder of `KID.pem` and `KID.ALG.pem`; raises `FormatError` for any file that is no such key."""
-    keys: dict[str, PublicKey] = {}
-    for name, pem in sorted(files.items()):
-        key = _public_key(name, pem)
-        if key.kid in keys:
-            raise FormatError(f"two files hold a key `{key.kid}`")
-        keys[key.kid] = key
-    if not keys:
-        raise UnknownKeyError("the key folder is empty: put the public keys of those who may sign into it")
-    return BundleKeys(KeyRing(keys))
+def parse_key_set(files: Mapping[str, bytes]) -> BundleKeys:
+    """Read a folder of `KID.pem` and `KID.ALG.pem`, and its `keys.json`; raises `TrustError` for whatever is wrong.
+
+    Without `keys.json` each key is its own owner, and one signature is enough.
+    """
+    return BundleKeys(_key_set(files, "bundle"))
+
+
+def parse_permit_keys(files: Mapping[str, bytes]) -> PermitKeys:
+    """As `parse_key_set`, for a folder whose `keys.json` says `permit`."""
+    return PermitKeys(_key_set(files, "permit"))
+
+
+parse_public_keys = parse_key_set
+
+
+def trust_one(key: PublicKey) -> BundleKeys:
+    """Give the set of a key alone."""
+    return BundleKeys(KeySet({key.kid: key}, KeyPolicy("bundle", terms={key.kid: Terms(key.kid)})))
 
 
 def generate(alg: str) -> tuple[bytes, bytes]:
@@ -163,6 +204,44 @@ def load_log_key(pem: bytes) -> ed25519.Ed25519PrivateKey:
     return key
 
 
+def _key_set(files: Mapping[str, bytes], purpose: str) -> KeySet:
+    keys: dict[str, PublicKey] = {}
+    for name, pem in sorted(files.items()):
+        if name == FILE:
+            continue
+        key = _public_key(name, pem)
+        if key.kid in keys:
+            raise FormatError(f"two files hold a key `{key.kid}`")
+        keys[key.kid] = key
+    if FILE not in files:
+        if not keys:
+            raise UnknownKeyError("the key folder is empty: put the public keys of those who may sign into it")
+        if purpose != _PURPOSE:
+            raise FormatError(f"the key folder has no `{FILE}`, which must say the purpose `{purpose}`")
+        return KeySet(keys, KeyPolicy(purpose, terms={kid: Terms(kid) for kid in keys}))
+    policy = KeyPolicy.parse(files[FILE])
+    if policy.purpose != purpose:
+        raise ScopeError(f"`{FILE}`: these keys are for the purpose `{policy.purpose}`, not for `{purpose}`")
+    _check_all_listed(keys, policy)
+    return KeySet({kid: key for kid, key in keys.items() if kid not in policy.revoked}, policy)
+
+
+def _check_all_listed(keys: Mapping[str, PublicKey], policy: KeyPolicy) -> None:
+    """Hold folder and `keys.json` against each other; one key under two names could count for two owners."""
+    if unlisted := sorted(keys.keys() - policy.terms.keys() - policy.revoked):
+        raise FormatError(f"`{FILE}` does not list the key `{unlisted[0]}`, whose file is there: list or remove it")
+    if missing := sorted(policy.terms.keys() - keys.keys() - policy.revoked):
+        raise FormatError(f"`{FILE}` lists the key `{missing[0]}`, which has no file: add it, or revoke the key")
+    seen: dict[object, str] = {}
+    for kid, key in keys.items():
+        numbers = key.key.public_numbers()
+        # A key and its negative, or a modulus with another exponent, are one secret.
+        secret = numbers.n if isinstance(numbers, rsa.RSAPublicNumbers) else (numbers.curve.name, numbers.x)
+        if secret in seen:
+            raise FormatError(f"`{seen[secret]}` and `{kid}` are the same key under two names: keep one")
+        seen[secret] = kid
+
+
 def _public_key(name: str, pem: bytes) -> PublicKey:
     if b"PRIVATE KEY" in pem:
         raise FormatError(f"`{name}` holds a private key: only public keys belong there")
@@ -185,7 +264,7 @@ def _name(name: str, key: _Public) -> tuple[str, str]:
     kid, dot, alg = name.removesuffix(".pem").rpartition(".")
     if not dot or alg not in ALGORITHMS:
         kid, alg = name.removesuffix(".pem"), ""
-    if not _KID.fullmatch(kid):
+    if not KID.fullmatch(kid):
         raise FormatError(f"`{name}` is not named KID.pem or KID.ALG.pem: a KID has letters, digits, `_`, `-` and `.`")
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < RSA_BITS:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from exequatur.registry import Registry, RegistryError, Tool
 from exequatur.trust.archive import read_tar, unpack
-from exequatur.trust.bundle import SIGNATURES
 from exequatur.trust.canonical import Json, JsonError, parse
+from exequatur.trust.tokens import SIGNATURES
 from pdp.bundle import cases
 from pdp.engine import inventory, manifest
 from pdp.engine.inventory import Agent, Agents

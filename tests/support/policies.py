@@ -167,7 +167,8 @@ def bundle(files: dict[str, bytes], *, signed: bool = True) -> VerifiedBundle:
         expires_at=NOW + timedelta(days=1),
         not_before=None,
         tenant="default",
-        kid="dev",
+        kids=("dev",),
+        owners=("dev",),
         revision="r1",
         signed=signed,
     )

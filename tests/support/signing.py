@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from exequatur.trust import archive as trust_archive
 from exequatur.trust.archive import write_archive
-from exequatur.trust.bundle import BundleClaims, VerifiedBundle, file_hash, sign, verify
-from exequatur.trust.keys import BundleKeys, SigningKey, parse_public_keys
+from exequatur.trust.bundle import BundleClaims, VerifiedBundle, sign, verify
+from exequatur.trust.hashing import file_hash
+from exequatur.trust.keys import BundleKeys, SigningKey, parse_key_set
 
 NOW = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 LATER = datetime(2036, 1, 1, tzinfo=UTC)
@@ -50,7 +51,7 @@ def public_pem(key: SigningKey) -> bytes:
 
 def bundle_keys(*keys: SigningKey) -> BundleKeys:
     """Trust `keys`, or the key `dev`."""
-    return parse_public_keys({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys or (dev_key(),)})
+    return parse_key_set({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys or (dev_key(),)})
 
 
 def signed(
@@ -77,6 +78,11 @@ def jws(header: dict[str, Any] | bytes, payload: bytes, key: SigningKey | None =
     private = (key or dev_key()).key
     assert isinstance(private, rsa.RSAPrivateKey)
     return f"{text}.{part(private.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def compact(value: Any) -> bytes:
+    """Write JSON as payloads are written, also such JSON as none has."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass
@@ -111,7 +117,7 @@ class Forge:
             for name in sorted(self.files)
         ]
         self.listed(listed)
-        payload = self.payload or json.dumps({**self.claims, "files": listed}).encode()
+        payload = self.payload or compact({**self.claims, "files": listed})
         signatures = self.signatures(self.token(jws(self.header, payload, self.key)))
         whole = {**self.files, **self.after, ".signatures.json": signatures}
         return self.send(self.pack({name: content for name, content in whole.items() if content is not None}))

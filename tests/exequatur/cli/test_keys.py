@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from exequatur.cli.keys import app
 from exequatur.trust.keys import SigningKey, load_log_key
 from exequatur.trust.note import Checkpoint, LogKey, open_checkpoint, sign_checkpoint
+from exequatur.trust.tokens import write_token
 from pdp.bundle.source import read_keys
 
 
@@ -27,7 +28,7 @@ def test_what_one_half_signs_the_other_verifies(tmp_path, alg):
     key = SigningKey.from_pem(private.name.replace(".key", ".pem"), private.read_bytes())
     public = read_keys(tmp_path / "public").get("ops")
     assert (key.kid, key.alg, public.alg) == ("ops", alg, alg)
-    assert public.verify(key.sign(b"payload")) == b"payload"
+    assert public.verify(write_token(key, b"payload")) == b"payload"
 
 
 def test_the_private_half_is_for_its_owner_alone(tmp_path):

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from exequatur.trust.errors import FormatError, SignatureError, UnknownKeyError
-from exequatur.trust.keys import ALGORITHMS, KeyRing, SigningKey, generate, load_log_key, parse_public_keys
+from exequatur.trust.keys import ALGORITHMS, SigningKey, generate, load_log_key, parse_key_set
+from exequatur.trust.tokens import write_token
 from signing import bundle_keys, dev_key, jws, public_pem, rsa_pem
 
 DEV = public_pem(dev_key())
@@ -43,7 +44,7 @@ def as_public(pem: bytes) -> bytes:
     ],
 )
 def test_a_key_has_the_id_and_the_algorithm_of_its_file(name, pem, kid, alg):
-    key = parse_public_keys({name: pem}).get(kid)
+    key = parse_key_set({name: pem}).get(kid)
     assert (key.kid, key.alg) == (kid, alg)
 
 
@@ -71,38 +72,38 @@ def test_a_key_has_the_id_and_the_algorithm_of_its_file(name, pem, kid, alg):
 )
 def test_a_file_that_is_no_such_key_is_an_error_and_never_a_key_less(name, pem, words):
     with pytest.raises(FormatError, match=words):
-        parse_public_keys({"good.pem": DEV, name: pem})
+        parse_key_set({"good.pem": DEV, name: pem})
 
 
 def test_two_files_of_one_id_are_refused():
     with pytest.raises(FormatError, match="two files hold a key `dev`"):
-        parse_public_keys({"dev.pem": DEV, "dev.PS256.pem": DEV})
+        parse_key_set({"dev.pem": DEV, "dev.PS256.pem": DEV})
 
 
 def test_an_empty_ring_trusts_nobody_and_is_refused():
     with pytest.raises(UnknownKeyError, match="empty"):
-        parse_public_keys({})
+        parse_key_set({})
     with pytest.raises(UnknownKeyError, match="no key `dev`"):
-        KeyRing({}).get("dev")
+        parse_key_set({"other.pem": DEV}).get("dev")
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_what_a_made_key_signs_its_public_half_verifies(alg):
     private, public = (rsa_pem("dev"), DEV) if alg[0] in "RP" else CURVE[alg]
     key = SigningKey.from_pem(f"k.{alg}.pem", private)
-    ring = parse_public_keys({f"k.{alg}.pem": public})
-    assert ring.get("k").verify(key.sign(b"payload")) == b"payload"
-    assert key.public.verify(key.sign(b"")) == b""
+    ring = parse_key_set({f"k.{alg}.pem": public})
+    assert ring.get("k").verify(write_token(key, b"payload")) == b"payload"
+    assert key.public.verify(write_token(key, b"")) == b""
     with pytest.raises(SignatureError):
-        ring.get("k").verify(key.sign(b"payload")[:-4] + "AAAA")
+        ring.get("k").verify(write_token(key, b"payload")[:-4] + "AAAA")
 
 
 @pytest.mark.parametrize(("marked", "used"), [("RS256", "PS256"), ("RS256", "RS512"), ("PS256", "RS256")])
 def test_a_good_signature_of_another_algorithm_than_the_keys_is_refused(marked, used):
-    token = SigningKey.from_pem(f"k.{used}.pem", rsa_pem("dev")).sign(b"payload")
+    token = write_token(SigningKey.from_pem(f"k.{used}.pem", rsa_pem("dev")), b"payload")
     with pytest.raises(SignatureError):
-        parse_public_keys({f"k.{marked}.pem": DEV}).get("k").verify(token)
-    assert parse_public_keys({f"k.{used}.pem": DEV}).get("k").verify(token) == b"payload"
+        parse_key_set({f"k.{marked}.pem": DEV}).get("k").verify(token)
+    assert parse_key_set({f"k.{used}.pem": DEV}).get("k").verify(token) == b"payload"
 
 
 def test_a_key_for_bundles_is_made_with_3072_bits():

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from exequatur.trust.archive import read_tar, unpack, write_archive
-from exequatur.trust.bundle import file_hash, verify
+from exequatur.trust.bundle import verify
 from exequatur.trust.errors import FormatError, TrustError
+from exequatur.trust.hashing import file_hash
 from exequatur.trust.keys import SigningKey, generate
 from policies import opa
 from signing import FILES, NOW, bundle_keys, dev_key, public_pem, rsa_pem, signed
