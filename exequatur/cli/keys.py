@@ -17,7 +17,7 @@ from rich.text import Text
 
 from exequatur.cli.console import Exit, emit, fail
 from exequatur.trust.errors import TrustError
-from exequatur.trust.keys import ALGORITHMS, generate, load_log_key, parse_public_keys
+from exequatur.trust.keys import ALGORITHMS, generate, load_log_key, parse_key_set
 from exequatur.trust.note import LogKey
 
 app = typer.Typer(no_args_is_help=True)
@@ -56,7 +56,7 @@ def generate_key(
             verifier = LogKey.parse(str(LogKey(origin or kid, load_log_key(private_pem).public_key())))
             public_file, public = out / f"{name}.vkey", f"{verifier}\n".encode()
         else:
-            parse_public_keys({f"{name}.pem": public_pem})  # as whoever verifies will read it
+            parse_key_set({f"{name}.pem": public_pem})  # as whoever verifies will read it
             public_file, public = out / "public" / f"{name}.pem", public_pem
     except TrustError as error:
         fail(str(error))

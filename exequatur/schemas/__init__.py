@@ -23,7 +23,7 @@ import jsonschema_rs
 
 from exequatur.trust.canonical import Json, quoted
 
-NAMES: Final = ("agents", "cases", "exequatur", "ledger", "limits", "links", "pdp", "sidecar", "tools")
+NAMES: Final = ("agents", "cases", "exequatur", "keys", "ledger", "limits", "links", "pdp", "sidecar", "tools")
 """The schemas that there are. `ledger`, `pdp` and `sidecar` are the daemons' settings."""
 
 _ENDING: Final = ".schema.json"

@@ -167,12 +167,9 @@ def parse_permit_keys(files: Mapping[str, bytes]) -> PermitKeys:
     return PermitKeys(_key_set(files, "permit"))
 
 
-parse_public_keys = parse_key_set
-
-
-def trust_one(key: PublicKey) -> BundleKeys:
-    """Give the set of a key alone."""
-    return BundleKeys(KeySet({key.kid: key}, KeyPolicy("bundle", terms={key.kid: Terms(key.kid)})))
+def trust_one(key: PublicKey, scope: str = "") -> BundleKeys:
+    """Give the set of a key alone, which signs for this scope."""
+    return BundleKeys(KeySet({key.kid: key}, KeyPolicy("bundle", terms={key.kid: Terms(key.kid, scope=scope)})))
 
 
 def generate(alg: str) -> tuple[bytes, bytes]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 from exequatur.trust.archive import LIMITS
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
 from exequatur.trust.errors import EquivocationError, FormatError, NotYetValidError, RollbackError, TrustError
-from exequatur.trust.keys import BundleKeys, parse_public_keys
+from exequatur.trust.keys import BundleKeys, parse_key_set
 
 if TYPE_CHECKING:
     from pdp.settings import Feed
@@ -178,8 +178,15 @@ class FolderSource:
 
 
 def open_source(feed: Feed) -> Source:
-    """Give the source that a feed names: a folder, or a file of one."""
-    return FolderSource(Path(feed.bundle), tenant=feed.tenant)
+    """Give the source that a feed names: a folder or a file, a web server, or a registry."""
+    scheme, separator, _ = feed.bundle.partition("://")
+    if not separator:
+        return FolderSource(Path(feed.bundle), tenant=feed.tenant)
+    from pdp.bundle import https, oci, remote, web  # noqa: PLC0415 - HTTP takes long to import, and not all need it
+
+    access = web.Access.of(feed)
+    asker = oci.OciAsker(feed.bundle, access) if scheme == "oci" else https.HttpsAsker(feed.bundle, access)
+    return remote.RemoteSource(asker, tenant=feed.tenant, poll_s=feed.poll_s, long_poll_s=feed.long_poll_s)
 
 
 def open_bundle(
@@ -211,7 +218,7 @@ def read_keys(folder: Path) -> BundleKeys:
                     files[path.name] = file.read(_KEY_BYTES)
     except OSError as error:
         raise FormatError(f"`{path}`: {_cannot_read(error)}") from None
-    return parse_public_keys(files)
+    return parse_key_set(files)
 
 
 def _open_file(path: Path) -> BinaryIO:

@@ -12,7 +12,7 @@ import pytest
 
 from exequatur.cli.data import data_dir
 from exequatur.trust.bundle import verify
-from exequatur.trust.keys import parse_public_keys
+from exequatur.trust.keys import parse_key_set
 from pdp.bundle.build import find_opa
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -48,7 +48,7 @@ def test_a_bundle_is_rebuilt_to_the_same_bytes(script, path):
 
 @pytest.mark.parametrize("path", stored(), ids=lambda path: path.name)
 def test_a_bundle_verifies_by_the_keys_beside_it_and_lasts(path):
-    keys = parse_public_keys({key.name: key.read_bytes() for key in (BUNDLES / "keys").iterdir()})
+    keys = parse_key_set({key.name: key.read_bytes() for key in (BUNDLES / "keys").iterdir()})
     bundle = verify(path.read_bytes(), keys, now=NOW)
     assert bundle.expires_at > NOW + dt.timedelta(days=365)
     assert "never-in-production" in bundle.kid

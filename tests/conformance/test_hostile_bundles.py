@@ -13,7 +13,7 @@ import pytest
 import bank
 from exequatur.trust.bundle import BundleClaims, sign
 from exequatur.trust.errors import FormatError
-from exequatur.trust.keys import parse_public_keys
+from exequatur.trust.keys import parse_key_set
 from pdp.bundle.build import compile_rego, find_opa
 from pdp.bundle.loader import BundleRejected, prove
 
@@ -26,7 +26,7 @@ RULES = 100_000
 
 def refusal(**changed: bytes) -> tuple[str, float]:
     """Give why a bundle is not signed, or not proved, and the seconds of processor time that it took to say so."""
-    now, keys = datetime.now(UTC), parse_public_keys({"bank.pem": bank.public_pem()})
+    now, keys = datetime.now(UTC), parse_key_set({"bank.pem": bank.public_pem()})
     before, begun = sum(os.times()[:4]), time.monotonic()
     with pytest.raises((BundleRejected, FormatError)) as caught:
         prove(publish(changed, now), keys, now=now)

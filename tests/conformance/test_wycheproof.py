@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from exequatur.trust.errors import SignatureError
-from exequatur.trust.keys import ALGORITHMS, parse_public_keys
+from exequatur.trust.keys import ALGORITHMS, parse_key_set
 from exequatur.trust.note import LogKey
 from others import members
 
@@ -42,7 +42,7 @@ FIGURE_20: Final = (346, 350)
 
 
 def holds(token: str, jwk: dict, alg: str) -> bool:
-    key = parse_public_keys({f"k.{alg}.pem": jwk_pem(jwk)}).get("k")
+    key = parse_key_set({f"k.{alg}.pem": jwk_pem(jwk)}).get("k")
     try:
         key.verify(token)
     except SignatureError:

@@ -15,8 +15,8 @@ from exequatur.client import AsyncClient, CallError, Client, Effect, Outcome, Pr
 from exequatur.trust.canonical import canonical
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
-from pdp.policies import Standing
 from pdp.model import Session as Run
+from pdp.policies import Standing
 from stack import AUDITOR, OPENER, Stack, http_get, running, until
 
 
@@ -97,10 +97,10 @@ def test_in_process_over_tcp_and_over_the_socket_decide_and_digest_the_same(stac
     actions = random_actions(1000)
     bundle = bank.archive(1)
     from exequatur.trust.bundle import verify
-    from exequatur.trust.keys import parse_public_keys
+    from exequatur.trust.keys import parse_key_set
 
     now = dt.datetime.now(dt.UTC)
-    snapshot = Snapshot.load(verify(bundle, parse_public_keys({"bank.pem": bank.public_pem()}), now=now))
+    snapshot = Snapshot.load(verify(bundle, parse_key_set({"bank.pem": bank.public_pem()}), now=now))
     run = Run(
         opened.id,
         "default",

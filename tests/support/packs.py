@@ -12,7 +12,7 @@ from typing import Any
 from exequatur.action import Action, Claims
 from exequatur.trust.bundle import verify
 from exequatur.trust.canonical import canonical
-from exequatur.trust.keys import parse_public_keys
+from exequatur.trust.keys import parse_key_set
 from pdp.bundle import cases
 from pdp.bundle.cases import Case, Run
 from pdp.bundle.wanted import Want
@@ -30,7 +30,7 @@ NOW = dt.datetime(2026, 1, 5, 10, tzinfo=dt.UTC)
 @functools.cache
 def snapshot(pack: str) -> Snapshot:
     """Give a pack's stored bundle, verified and compiled."""
-    keys = parse_public_keys({path.name: path.read_bytes() for path in (BUNDLES / "keys").iterdir()})
+    keys = parse_key_set({path.name: path.read_bytes() for path in (BUNDLES / "keys").iterdir()})
     return Snapshot.load(verify((BUNDLES / f"{pack}.tar.gz").read_bytes(), keys, now=NOW))
 
 

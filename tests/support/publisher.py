@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from exequatur.trust.bundle import BundleClaims, sign
-from exequatur.trust.keys import BundleKeys, SigningKey, generate, parse_public_keys
+from exequatur.trust.keys import BundleKeys, SigningKey, generate, parse_key_set
 from pdp.bundle.build import Built, build, read_folder
 from policies import opa
 
@@ -46,7 +46,7 @@ def pair(kid: str) -> tuple[bytes, bytes]:
 
 def keys(*kids: str) -> BundleKeys:
     """Give the ring that trusts these keys, or the usual one."""
-    return parse_public_keys({f"{kid}.pem": pair(kid)[1] for kid in kids or (KID,)})
+    return parse_key_set({f"{kid}.pem": pair(kid)[1] for kid in kids or (KID,)})
 
 
 def publish(
