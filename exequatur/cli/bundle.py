@@ -1,6 +1,7 @@
-"""`exequatur bundle`: start, build, sign, verify and inspect policy bundles.
+"""`exequatur bundle`: start, build, endorse, sign, verify and inspect policy bundles.
 
-Rules: the verbs' words stand here, their work in `bundling.py`, which needs the engines and is imported when it runs.
+Rules: the verbs' words stand here, their work in `bundling.py` and `bundle_*.py`, which need the engines and are
+imported when a verb runs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,20 @@ Bundle = Annotated[Path, typer.Argument(help="a bundle, such as `mine.tar.gz`")]
 Keys = Annotated[Path, typer.Option(help="the folder of public keys that may sign, `KID.pem` each")]
 Tenant = Annotated[str, typer.Option(help="whose bundle it is")]
 
+Built = Annotated[Path, typer.Argument(help="what `build` wrote")]
+Key = Annotated[Path | None, typer.Option(help="your private key, `KID.key` or `KID.ALG.key`")]
+Command = Annotated[str, typer.Option(help="or a command that signs, such as `aws kms sign ...`; see above")]
+Public = Annotated[Path | None, typer.Option(help="for a command: its public key, `KID.pem` or `KID.ALG.pem`")]
+Digest = Annotated[bool, typer.Option("--digest", help="for a command: give it the digest (SHA-2, binary) alone")]
+Kid = Annotated[str, typer.Option(help="the key's name, if its file has another")]
+Sequence = Annotated[
+    int | None, typer.Option(help="one more than the last: nothing older is ever served again", min=1, metavar="NUMBER")
+]
+Expires = Annotated[str, typer.Option(help="`30d`, `12h`, or a time such as `2027-01-01T00:00:00Z`")]
+NotBefore = Annotated[str, typer.Option(help="not valid before this time, or this long from now")]
+SignedTenant = Annotated[str, typer.Option(help="whose bundle it is; `default` if nothing says another")]
+Scope = Annotated[str, typer.Option(help="who may use it, for keys and OPA servers that have a scope")]
+
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="the folder to write to; it must be empty or not there")]) -> None:
@@ -39,26 +54,79 @@ def build(
 
 @app.command()
 def sign(
-    bundle: Annotated[Path, typer.Argument(help="what `build` wrote")],
+    bundle: Built,
     *,
-    key: Annotated[Path, typer.Option(help="your private key, `KID.key` or `KID.ALG.key`")],
-    kid: Annotated[str, typer.Option(help="the key's name, by which others find your public key")],
-    sequence: Annotated[int, typer.Option(help="one more than the last: nothing older is ever served again", min=1)],
-    expires: Annotated[str, typer.Option(help="`30d`, `12h`, or a time such as `2027-01-01T00:00:00Z`")],
+    key: Key = None,
+    command: Command = "",
+    public: Public = None,
+    digest: Digest = False,
+    kid: Kid = "",
+    sequence: Sequence = None,
+    expires: Expires = "",
+    not_before: NotBefore = "",
+    tenant: SignedTenant = "",
+    scope: Scope = "",
+    endorsement: Annotated[
+        list[Path] | None, typer.Option(help="what `endorse` wrote; once for each; the first says what no option does")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="the public keys: write nothing that they would not trust, by the threshold")
+    ] = None,
     out: Out,
-    not_before: Annotated[str, typer.Option(help="not valid before this time, or this long from now")] = "",
-    tenant: Tenant = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Build it again to see that it is what its sources say, and sign it."""
-    work().sign(
+    """Build it again to see that it is what its sources say, and sign it.
+
+    A command gets what is signed (the JWS signing input) on its standard input, and gives the signature on its standard
+    output, in binary or base64; for ES in DER or as r||s. Its words are split as a shell would, but there is no shell.
+    It has 120 seconds. What it gives is verified by the public key; nothing is written otherwise.
+    """
+    options = work("bundle_signers")
+    work("bundle_signing").sign(
         bundle,
-        key,
-        kid,
-        sequence=sequence,
-        expires=expires,
-        not_before=not_before,
-        tenant=tenant,
+        options.Who(key, kid, command, public, digest),
+        options.Terms(sequence, expires, not_before, tenant, scope),
+        endorsed=endorsement or [],
+        keys=keys,
+        out=out,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def endorse(
+    bundle: Built,
+    *,
+    key: Key = None,
+    command: Command = "",
+    public: Public = None,
+    digest: Digest = False,
+    kid: Kid = "",
+    sequence: Sequence = None,
+    expires: Expires = "",
+    not_before: NotBefore = "",
+    tenant: SignedTenant = "",
+    scope: Scope = "",
+    endorsement: Annotated[
+        Path | None, typer.Option(help="another's, to endorse the same: it says what no option does")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="an older bundle: show which files differ; its signature is not looked at")
+    ] = None,
+    out: Out,
+    as_json: AsJson = False,
+) -> None:
+    """Build it again, show what you stand for, and write your endorsement, for `sign --endorsement`.
+
+    A command signs as with `sign`.
+    """
+    options = work("bundle_signers")
+    work("bundle_signing").endorse(
+        bundle,
+        options.Who(key, kid, command, public, digest),
+        options.Terms(sequence, expires, not_before, tenant, scope),
+        endorsed=endorsement,
+        against=against,
         out=out,
         as_json=as_json,
     )

@@ -30,6 +30,7 @@ _ENDINGS: Final = {
     ".cedarschema": "the schema of the Cedar policies, generated",
     ".wasm": "the Rego policies, compiled",
 }
+_KINDS: Final = {"added": "green", "changed": "yellow", "removed": "red"}
 _EFFECTS: Final = {"permit": EFFECT_STYLES["allow"], "forbid": EFFECT_STYLES["deny"], **EFFECT_STYLES}
 
 
@@ -57,15 +58,68 @@ def failures(failed: Iterable[Failure]) -> RenderableType:
 
 
 def signed(title: str, value: Mapping[str, Any]) -> RenderableType:
-    """A bundle's signature."""
+    """A bundle's signature, and whose it is."""
     grid = _facts(
         ("sequence", value["sequence"]),
-        ("key", value["kid"]),
+        *_signers(value),
         ("tenant", value["tenant"]),
         ("valid", _valid(value)),
         ("digest", value["digest"]),
     )
     return Group(done(title), grid)
+
+
+def endorsing(path: str, value: Mapping[str, Any]) -> RenderableType:
+    """What somebody is about to stand for."""
+    grid = _facts(
+        ("bundle", path),
+        ("sequence", value["sequence"]),
+        ("tenant", value["tenant"]),
+        ("scope", value["scope"]),
+        ("valid", _valid(value)),
+        ("built again", f"the same; {value['cases']} cases hold"),
+        ("key", value["kid"]),
+        ("signed hash", value["payload_sha256"]),
+    )
+    return Group(Text("you endorse", style="bold"), grid, *_shown_files(value))
+
+
+def _shown_files(value: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """Every file with its hash; against an older bundle, those that differ."""
+    old = value.get("against")
+    if old is None:
+        return [_files(value["files"])]
+    kinds = {name: kind for kind in ("added", "changed", "removed") for name in old[kind]}
+    number = "" if old["sequence"] is None else f" (sequence {old['sequence']})"
+    same = len(value["files"]) - len(old["added"]) - len(old["changed"])
+    title = Text.assemble(
+        "\n", ("against ", "dim"), f"{old['path']}{number}", (f", not verified: {same} files are the same", "dim")
+    )
+    if not kinds:
+        return [title]
+    table = _table("file", "", "bytes", "SHA-256")
+    here = {item["name"]: item for item in value["files"]}
+    for name, kind in sorted(kinds.items()):
+        item = here.get(name, {"bytes": "", "sha256": ""})
+        size = f"{item['bytes']:,}" if item["bytes"] != "" else ""
+        table.add_row(Text(name, style="bold"), Text(kind, style=_KINDS[kind]), size, Text(item["sha256"], style="dim"))
+    return [title, table]
+
+
+def _signers(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Who signed, publisher first; by whose count that is enough."""
+    if "signed_by" not in value:
+        yield "key", value.get("kid", "")
+        if value.get("endorsed_by"):
+            yield "endorsed by", f"{', '.join(value['endorsed_by'])} (not verified: give --keys)"
+        return
+    rows = [
+        f"{item['owner']} (key {item['kid']})" if item["owner"] != item["kid"] else item["kid"]
+        for item in value["signed_by"]
+    ]
+    yield "signed by", Text("\n".join(rows), overflow="fold")
+    owners = len({item["owner"] for item in value["signed_by"]})
+    yield "owners", f"{owners} signed, {value['threshold']} needed"
 
 
 def bundle(path: str, value: Mapping[str, Any]) -> RenderableType:
@@ -83,7 +137,7 @@ def _head(path: str, value: Mapping[str, Any]) -> RenderableType:
         ("name", " ".join(filter(None, (value["name"], value["revision"])))),
         ("engines", engines),
         ("sequence", value.get("sequence", "")),
-        ("key", value.get("kid", "")),
+        *_signers(value),
         ("tenant", value.get("tenant", "")),
         ("valid", _valid(value)),
         ("cases", value["cases"]),
@@ -109,10 +163,14 @@ def _tables(value: Mapping[str, Any]) -> Iterable[RenderableType]:
         policies.add_row(
             Text(item["id"], style="bold"), effect, *(Text(item[name]) for name in ("owasp", "reason", "where"))
         )
+    return [table for table in (tools, agents, policies, _files(value["files"])) if table.row_count]
+
+
+def _files(items: Iterable[Mapping[str, Any]]) -> Table:
     files = _table("file", "bytes", "SHA-256")
-    for item in value["files"]:
+    for item in items:
         files.add_row(Text(item["name"], style="bold"), Text(f"{item['bytes']:,}"), Text(item["sha256"], style="dim"))
-    return [table for table in (tools, agents, policies, files) if table.row_count]
+    return files
 
 
 def _table(*columns: str) -> Table:

@@ -10,6 +10,8 @@ from typing import Any, Final
 from exequatur.registry import Registry, RegistryError, Tool
 from exequatur.trust.archive import read_tar, unpack
 from exequatur.trust.canonical import Json, JsonError, parse
+from exequatur.trust.endorsing import endorser
+from exequatur.trust.errors import TrustError
 from exequatur.trust.tokens import SIGNATURES
 from pdp.bundle import cases
 from pdp.engine import inventory, manifest
@@ -19,7 +21,13 @@ from pdp.engine.reading import BUNDLE_JSON, PolicyError
 from pdp.engine.snapshot import TOOLS_FILE
 from pdp.engine.statements import Statement, read_statements
 
-_CLAIMS: Final = {"sequence": "sequence", "exp": "expires_at", "nbf": "not_before", "tenant": "tenant"}
+_CLAIMS: Final = {
+    "sequence": "sequence",
+    "exp": "expires_at",
+    "nbf": "not_before",
+    "tenant": "tenant",
+    "scope": "scope",
+}
 
 
 def contents(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -55,7 +63,17 @@ def unverified_claims(data: bytes) -> dict[str, Any]:
         header, payload = (_part(part) for part in str(token).split(".")[:2])
     except (JsonError, ValueError, LookupError, TypeError):
         return {}
-    return {"kid": header.get("kid"), **{ours: payload[name] for name, ours in _CLAIMS.items() if name in payload}}
+    endorsements = payload.get("endorsements")
+    endorsed = [_endorser(item) for item in endorsements] if isinstance(endorsements, list) else []
+    said = {ours: payload[name] for name, ours in _CLAIMS.items() if name in payload}
+    return {"kid": header.get("kid"), **said, **({"endorsed_by": endorsed} if endorsed else {})}
+
+
+def _endorser(token: Json) -> str:
+    try:
+        return endorser(str(token))
+    except TrustError:
+        return "?"
 
 
 def _part(text: str) -> dict[str, Json]:
