@@ -89,7 +89,7 @@ def judge(
                 door="enforced" if door_enforced else "cooperative",
             )
         )
-        verdict = _bounded(verdict)
+        verdict = bounded(verdict)
         if verdict.effect.may_run:
             amount = max(tool.price_microusd, action.claims.cost_estimate_microusd)
             after = _take(run, tool, amount, now)
@@ -284,7 +284,7 @@ def _take(session: Session, tool: Tool, amount_microusd: int, now: datetime) -> 
     return reserve(session, tool, amount_microusd, now)
 
 
-def _bounded(verdict: Verdict) -> Verdict:
+def bounded(verdict: Verdict) -> Verdict:
     """Keep what a record can hold, the strictest first; a verdict without a reason is no verdict."""
     if not verdict.reasons:
         return _failed("the policy engines gave no reason")

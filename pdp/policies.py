@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
+from exequatur.trust.canonical import Json
 from pdp.engine.snapshot import Snapshot
 
 
@@ -36,6 +37,8 @@ class Standing:
     trusted_until: datetime | None = None
     withdrawn: str = ""
     trial: Trial | None = None
+    trial_ended: str = ""
+    """Why the last trial was ended, where it was."""
 
     @property
     def digest(self) -> bytes:
@@ -92,3 +95,36 @@ class Policies:
 
     def _trusted(self, standing: Standing) -> Standing:
         return replace(standing, withdrawn=self.withdrawn) if self.withdrawn else standing
+
+
+def changes(before: Policies, after: Policies) -> list[dict[str, Json]]:
+    """Give what is to be put on record, but for the time, before anything is judged by `after`."""
+    records: list[dict[str, Json]] = []
+    for tenant, new in sorted(after.standings.items()):
+        old = before.of(tenant)
+        if new.withdrawn and new.withdrawn != old.withdrawn:
+            records.append(_event("withdrawn", tenant, new.snapshot, reason=new.withdrawn))
+        elif new.snapshot is not None and not new.withdrawn and (new.digest != old.digest or old.withdrawn):
+            records.append(_event("in_force", tenant, new.snapshot))
+        if new.trial is not None and not _same(new.trial, old.trial):
+            records.append({**_event("candidate", tenant, new.trial.snapshot), "percent": new.trial.percent})
+        elif new.trial is None and old.trial is not None and old.trial.snapshot.digest != new.digest:
+            reason = new.trial_ended or "it is not tried any longer"
+            records.append(_event("halted", tenant, old.trial.snapshot, reason=reason))
+    return records
+
+
+def _same(trial: Trial, other: Trial | None) -> bool:
+    return other is not None and (trial.snapshot.digest, trial.percent) == (other.snapshot.digest, other.percent)
+
+
+def _event(event: str, tenant: str, snapshot: Snapshot | None, *, reason: str = "") -> dict[str, Json]:
+    return {
+        "kind": "bundle",
+        "event": event,
+        "tenant": tenant,
+        "bundle": "" if snapshot is None else snapshot.digest.hex(),
+        "sequence": 0 if snapshot is None else snapshot.sequence,
+        "kids": [] if snapshot is None else [*snapshot.kids],
+        "reason": reason,
+    }

@@ -37,6 +37,7 @@ from pdp.judge import RESERVATION_TTL, belongs, digest, failed, judge, record_of
 from pdp.model import Decision, Effect, Reason, ReasonKind, Session
 from pdp.policies import Policies
 from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Result, Settle, Show, Shown
+from pdp.trial import Asked, Trying
 
 OVERDUE = 500
 """How many overdue reservations are charged in one round: a few milliseconds' worth."""
@@ -59,6 +60,7 @@ class Round:
     book: Book
     policies: Policies
     rules: Rules
+    trying: Trying = field(default_factory=Trying)
     results: list[Result | ControlError] = field(default_factory=list)
     records: list[dict[str, Json]] = field(default_factory=list)
 
@@ -141,7 +143,10 @@ class Round:
         started = time.perf_counter_ns()
         if isinstance(action, Broken):
             return self._deny(action, enforcer)
-        key = self._answer_key(action, enforcer) if action.idempotency_key else None
+        standing, now = self.policies.of(action.tenant), self.book.now
+        # What was allowed is not said again by a policy that may not speak, and that it may not is no answer to keep.
+        repeatable = bool(action.idempotency_key) and not standing.silenced(now)
+        key = self._answer_key(action, enforcer) if repeatable else None
         session = self._session_of(action)
         enforced = enforcer in self.rules.enforced
         if key is not None and (given := self.book.answer(key)) is not None:
@@ -152,7 +157,7 @@ class Round:
                     decision,
                     session,
                     enforcer=enforcer,
-                    now=self.book.now,
+                    now=now,
                     kind="repeat",
                     door_enforced=enforced,
                 )
@@ -161,13 +166,15 @@ class Round:
         outcome = judge(
             action,
             session,
-            self.policies.of(action.tenant),
+            standing,
             enforcer=enforcer,
-            now=self.book.now,
-            decision_id=_new_id(self.book.now),
+            now=now,
+            decision_id=_new_id(now),
             reservation_ttl=self.rules.reservation_ttl,
             door_enforced=enforced,
         )
+        if standing.trial is not None and session is not None:
+            outcome = self.trying.answer(standing, Asked(action, session, enforcer, now, enforced), outcome)
         outcome = timed(outcome, (time.perf_counter_ns() - started) // 1000)
         if outcome.reservation is not None and outcome.session is not None:
             self.book.put(outcome.session)

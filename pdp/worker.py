@@ -1,8 +1,8 @@
 """The conveyor: whatever waits is judged together, written once, recorded once, and then answered.
 
 Rules: one thread does all of it, so that judging, store and spool need no locks. Nothing is answered before its
-record is durable. Every failure is a denial: of the round when the store or the spool fails, of the one request that
-is to blame when we do. A caller whose time has run out is not judged at all.
+record is durable, and no policy judges before it is on record. Every failure is a denial: of the round when the store
+or the spool fails, of the one request that is to blame when we do. A caller whose time has run out is not judged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -22,10 +22,12 @@ from exequatur.trust.canonical import Json
 from pdp.control.book import Book
 from pdp.control.sessions import BusyError, ControlError, UnavailableError
 from pdp.control.store import RaceError, Store, StoreError, View
+from pdp.judge import rfc3339
 from pdp.metrics import Metrics
-from pdp.policies import Policies, Standing
+from pdp.policies import Policies, Standing, Trial, changes
 from pdp.requests import Ask, Request, Result
 from pdp.rounds import Round, Rules, deny_all
+from pdp.trial import Comparison, Key, Shadow, Tally, Trying
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +75,17 @@ class Conveyor:
         metrics: Metrics,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        halted: Callable[[str, bytes, str], None] = lambda *_: None,
     ) -> None:
-        """Serve under `policies`; nothing runs before `start`."""
+        """Serve under `policies`; nothing runs before `start`.
+
+        `halted` hears, on the event loop, of a trial that ended by itself: tenant, the candidate's digest, and why.
+        """
         self._store, self._journal, self._policies = store, journal, policies
         self._rules, self._metrics, self._clock = rules, metrics, clock
+        self._recorded, self._halted = Policies(), halted
+        self._tallies: dict[Key, Tally] = {}
+        self._shadow = Shadow(time.monotonic)
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting = 0
         self._stopping = False
@@ -94,16 +103,21 @@ class Conveyor:
         return self._policies
 
     def put(self, tenant: str, standing: Standing) -> None:
-        """Put another standing of `tenant` in force: the next round is judged by it."""
-        self._policies = self._policies.having(tenant, standing)
+        """Put another standing of `tenant` in force: the next round is judged by it, once it is on record."""
+        self._change(self._policies.having(tenant, standing))
+
+    def drop(self, tenant: str, reason: str) -> None:
+        """End the trial of a candidate."""
+        self.put(tenant, replace(self._policies.of(tenant), trial=None, trial_ended=reason))
 
     def distrust(self, reason: str) -> None:
         """Withdraw the policies of all tenants, those to come too, until we are started again."""
-        self._policies = self._policies.distrusted(reason)
+        self._change(self._policies.distrusted(reason))
 
     def start(self) -> None:
         """Begin to serve; call it on the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
+        self._change(self._policies)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -137,36 +151,56 @@ class Conveyor:
             raise result
         return result
 
+    def _change(self, policies: Policies) -> None:
+        """Put `policies` in force, and wake the thread, which puts them on record."""
+        self._policies = policies
+        self._queue.put(None)
+
     def _run(self) -> None:
         """Live on the thread: serve rounds, and sweep between them, until told to end and nothing waits."""
-        ending = False
         try:
-            while not ending or not self._queue.empty():
-                jobs, told = self._collect()
-                ending = ending or told
+            while not self._stopping or not self._queue.empty():
+                jobs = self._collect()
+                known = self._announce()
                 if jobs:
                     self._metrics.batch.observe(len(jobs))
-                    self._tell(_answer, jobs, self._serve(jobs))
+                    served = self._serve(jobs) if known else self._deny([job.request for job in jobs], NOT_RECORDED)
+                    self._tell(_answer, jobs, served)
+                else:
+                    self._try_in_the_shadow()
                 if time.monotonic() - self._swept >= SWEEP_S:
                     self._sweep()
         finally:
             self._tell(self.ended.set)
 
-    def _collect(self) -> tuple[list[_Job], bool]:
-        """Take everything that waits, up to a round's worth; wait for the first, but not past the next sweep."""
+    def _collect(self) -> list[_Job]:
+        """Take everything that waits, up to a round's worth; wait for the first, but not past what is to be done."""
         jobs: list[_Job] = []
         size = 0
+        due_s = self._shadow.due_s()
         try:
-            job = self._queue.get(timeout=SWEEP_S)
+            job = self._queue.get(timeout=SWEEP_S if due_s is None else min(SWEEP_S, due_s))
             while job is not None:
                 jobs.append(job)
                 size += len(job.request.items) if isinstance(job.request, Ask) else 1
                 if size >= ROUND:
-                    return jobs, False
+                    break
                 job = self._queue.get_nowait()
         except Empty:
-            return jobs, False
-        return jobs, True
+            pass
+        return jobs
+
+    def _announce(self) -> bool:
+        """Put on record what has come into force; says whether all of it is, and rounds may be judged by it."""
+        policies = self._policies
+        if policies is not self._recorded:
+            now = rfc3339(self._now())
+            if not self._record([{**record, "time": now} for record in changes(self._recorded, policies)]):
+                return False
+            self._recorded = policies
+            tried = {(tenant, each.trial.snapshot.digest) for tenant, each in policies.standings.items() if each.trial}
+            self._tallies = {key: tally for key, tally in self._tallies.items() if key in tried}
+        return True
 
     def _serve(self, jobs: Sequence[_Job]) -> Sequence[Result | ControlError]:
         """Judge, write and record one round; whatever fails, each job gets a result."""
@@ -188,6 +222,7 @@ class Conveyor:
             self._undo(done)
             return self._deny(requests, NOT_RECORDED)
         self._count(done.results)
+        self._tried(done.trying)
         return done.results
 
     def _commit(self, work: Callable[[Round], None]) -> Round:
@@ -217,7 +252,8 @@ class Conveyor:
         return done
 
     def _begin(self, view: View) -> Round:
-        return Round(Book(view, self._now()), self._policies, self._rules)
+        trying = Trying(dict(self._tallies))
+        return Round(Book(view, self._now()), self._recorded, self._rules, trying)
 
     def _now(self) -> datetime:
         """Read the wall clock; it never goes back in this process."""
@@ -250,7 +286,7 @@ class Conveyor:
 
     def _deny(self, requests: Sequence[Request], text: str) -> Sequence[Result | ControlError]:
         """Say no to all of `requests`, on record where the spool still takes it."""
-        results, records = deny_all(requests, text, self._policies, self._now())
+        results, records = deny_all(requests, text, self._recorded, self._now())
         self._record(records)
         self._count(results)
         return results
@@ -260,6 +296,38 @@ class Conveyor:
             if isinstance(result, tuple):
                 for answer in result:
                     self._metrics.decided(answer.decision, repeated=answer.repeated)
+
+    def _tried(self, trying: Trying) -> None:
+        """Take over what a round tried, now that it counts; a trial that was halted in it ends everywhere."""
+        for compared in trying.compared:
+            self._metrics.tried(compared.key[0], compared.result)
+        for key, tally in trying.tallies.items():
+            if tally.halted and not self._tallies.get(key, Tally()).halted:
+                log.error("the trial of a candidate for `%s` is halted: %s", key[0], tally.halted)
+                self._tell(self._halt, key, tally.halted)
+        self._tallies = trying.tallies
+        for tenant, _ in self._shadow.offer(trying.shadowed):
+            self._metrics.tried(tenant, Comparison.SKIPPED)
+
+    def _halt(self, key: Key, reason: str) -> None:
+        """End a trial that halted by itself, on the event loop, unless another one has taken its place."""
+        tenant, digest = key
+        trial = self._policies.of(tenant).trial
+        if trial is not None and trial.snapshot.digest == digest:
+            self.drop(tenant, reason)
+        self._halted(tenant, digest, reason)
+
+    def _try_in_the_shadow(self) -> None:
+        """Let one candidate judge one action, since nothing waits; now and then, put a difference on record."""
+        compared = self._shadow.step(self._trial_of)
+        if compared is not None:
+            self._metrics.tried(compared.key[0], compared.result)
+        sample = self._shadow.sample()
+        if sample is not None:
+            self._record([sample])
+
+    def _trial_of(self, tenant: str) -> Trial | None:
+        return self._recorded.of(tenant).trial
 
     def _sweep(self) -> None:
         """Charge what was never settled; now and then, forget what is long over."""

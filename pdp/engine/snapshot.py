@@ -55,6 +55,8 @@ class Snapshot:
     limits: Limits
     manifest: Manifest
     engines: tuple[tuple[EngineSpec, Engine], ...]
+    kids: tuple[str, ...] = ()
+    """Whose keys signed it, the publisher's first."""
 
     @classmethod
     def load(
@@ -91,6 +93,7 @@ class Snapshot:
                 else (spec, _load(spec, files, registry, agents, wasm_module))
                 for spec in settings.engines
             ),
+            kids=bundle.kids,
         )
 
     def judge(self, facts: Facts) -> Verdict:

@@ -69,9 +69,11 @@ class Desk:
         return await self.conveyor.submit(Settle("default", decision, enforcer, report, cost))
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Read what is on record, all of it or of one kind."""
+        """Read what is on record: of one kind, or all of it but for what came into force."""
         found = [json.loads(data) for data in self.spool.read(1, 1_000_000)]
-        return [record for record in found if kind is None or record["kind"] == kind]
+        if kind is None:
+            return [record for record in found if record["kind"] != "bundle"]
+        return [record for record in found if record["kind"] == kind]
 
     def stored(self, session: str) -> Session:
         """Read a session as the store has it."""
