@@ -50,6 +50,15 @@ class Look:
     """When the origin last said what its newest bundle is, and that was one to be trusted; None before it did."""
 
 
+class SourceError(Exception):
+    """A server did not give what was asked for, and why, in one sentence."""
+
+    def __init__(self, text: str, *, status: int = 0, retry_after: str = "") -> None:
+        """`status` is 0 where there was no answer; `retry_after` is that header's value."""
+        super().__init__(text)
+        self.status, self.retry_after = status, retry_after
+
+
 class Source(Protocol):
     """Where one tenant's bundles come from. `keys` None takes what nobody signed."""
 
@@ -178,7 +187,10 @@ class FolderSource:
 
 
 def open_source(feed: Feed) -> Source:
-    """Give the source that a feed names: a folder or a file, a web server, or a registry."""
+    """Give the source that a feed names: a folder or a file, a web server, or a registry; nothing is asked yet.
+
+    Raises `SourceError` for what is no address.
+    """
     scheme, separator, _ = feed.bundle.partition("://")
     if not separator:
         return FolderSource(Path(feed.bundle), tenant=feed.tenant)
