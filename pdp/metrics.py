@@ -76,12 +76,6 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self.trial = Counter(
-            "exequatur_trial",
-            "Answers of a candidate beside the one in force, by how they compare.",
-            ("tenant", "result"),
-            registry=self.registry,
-        )
         self.sequence = Gauge(
             "exequatur_bundle_sequence",
             "The lowest sequence number of a bundle in force.",
@@ -108,10 +102,6 @@ class Metrics:
             self.repeats.inc()
         if decision.errors:
             self.engine_errors.inc()
-
-    def tried(self, tenant: str, result: str) -> None:
-        """Count one answer of a candidate."""
-        self.trial.labels(tenant, result).inc()
 
 
 class BundleMetrics:
