@@ -85,25 +85,24 @@ def endorsing(path: str, value: Mapping[str, Any]) -> RenderableType:
 
 
 def _shown_files(value: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """Every file with its hash; against an older bundle, those that differ."""
+    """Every file; against an older bundle, those that differ. The hash that is signed covers them all."""
     old = value.get("against")
+    sizes = {item["name"]: f"{item['bytes']:,}" for item in value["files"]}
     if old is None:
-        return [_files(value["files"])]
-    kinds = {name: kind for kind in ("added", "changed", "removed") for name in old[kind]}
+        table = _table("file", "bytes")
+        for name, size in sizes.items():
+            table.add_row(Text(name, style="bold"), size)
+        return [table]
     number = "" if old["sequence"] is None else f" (sequence {old['sequence']})"
-    same = len(value["files"]) - len(old["added"]) - len(old["changed"])
+    same = len(sizes) - len(old["added"]) - len(old["changed"])
     title = Text.assemble(
-        "\n", ("against ", "dim"), f"{old['path']}{number}", (f", not verified: {same} files are the same", "dim")
+        ("\nagainst ", "dim"), f"{old['path']}{number}", (f", not verified; files that are the same: {same}", "dim")
     )
-    if not kinds:
-        return [title]
-    table = _table("file", "", "bytes", "SHA-256")
-    here = {item["name"]: item for item in value["files"]}
+    table = _table("file", "", "bytes")
+    kinds = {name: kind for kind in ("added", "changed", "removed") for name in old[kind]}
     for name, kind in sorted(kinds.items()):
-        item = here.get(name, {"bytes": "", "sha256": ""})
-        size = f"{item['bytes']:,}" if item["bytes"] != "" else ""
-        table.add_row(Text(name, style="bold"), Text(kind, style=_KINDS[kind]), size, Text(item["sha256"], style="dim"))
-    return [title, table]
+        table.add_row(Text(name, style="bold"), Text(kind, style=_KINDS[kind]), sizes.get(name, ""))
+    return [title, table] if kinds else [title]
 
 
 def _signers(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

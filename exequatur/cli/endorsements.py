@@ -70,7 +70,7 @@ def write(token: str, files: Mapping[str, bytes], claims: BundleClaims) -> bytes
     said = {name: getattr(claims, name) for name in _TYPES}
     value = {
         "claims": {
-            name: item if isinstance(item, int) else _said(item)
+            name: _stamp(item) if isinstance(item, datetime) else item
             for name, item in said.items()
             if item not in ("", None)
         },
@@ -109,5 +109,9 @@ def _time(name: str, text: str) -> datetime:
 
 def _said(value: object) -> str:
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+        return _stamp(value)
     return quoted(value) if isinstance(value, str) else str(value or "nothing")
+
+
+def _stamp(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

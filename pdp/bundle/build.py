@@ -36,7 +36,9 @@ from pdp.engine.schema import cedar_schema
 from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE
 from pdp.opa_server import fault
 
-OPA_SOURCE: Final = "github.com/open-policy-agent/opa@v1.22.0"
+OPA_VERSION: Final = "1.22.0"
+"""By which bundles are built: another one may make another `policy.wasm` of the same sources."""
+OPA_SOURCE: Final = f"github.com/open-policy-agent/opa@v{OPA_VERSION}"
 OPA_SECONDS: Final = 120
 GENERATED: Final = (rego.FILE, cedar.SCHEMA_FILE)
 
@@ -127,10 +129,18 @@ def check_built(files: Mapping[str, bytes], opa: Path | None) -> cases.Results:
     names = rebuilt.files.keys() | files.keys()
     differing = sorted(name for name in names if rebuilt.files.get(name) != files.get(name))
     if differing:
-        raise PolicyError(f"`{differing[0]}` is not what the sources give: build the bundle again, with this `opa`")
+        raise PolicyError(f"`{differing[0]}` is not what the sources give{_why(differing[0], opa)}")
     if rebuilt.results.failures:
         raise PolicyError(str(rebuilt.results.failures[0]))
     return rebuilt.results
+
+
+def _why(name: str, opa: Path | None) -> str:
+    """Say what to do about a file that differs: another `opa` makes another module of the same sources."""
+    version = _check_version(opa) if name == rego.FILE and opa is not None else OPA_VERSION
+    if version == OPA_VERSION:
+        return ": build the bundle again, and look at what it is built from"
+    return f" by `opa` {version}: bundles are built by {OPA_VERSION}: `go install {OPA_SOURCE}`, then try again"
 
 
 def find_opa(environ: Mapping[str, str]) -> Path | None:
@@ -219,12 +229,13 @@ def _cached_opa(environ: Mapping[str, str]) -> Path | None:
     return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
 
 
-def _check_version(opa: Path) -> None:
+def _check_version(opa: Path) -> str:
     version = _VERSION.search(run_opa(opa, ["version"], Path(tempfile.gettempdir())).stdout)
     if version is None:
         raise OpaError(f"`{opa}` does not say its version: is it `opa`?")
     if int(version["major"]) < 1:
         raise OpaError(f"`{opa}` is {version['text']}: 1.0 or newer is needed: `go install {OPA_SOURCE}`")
+    return version["text"]
 
 
 def _pack(files: Mapping[str, bytes]) -> tuple[bytes, VerifiedBundle]:
