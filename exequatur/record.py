@@ -3,8 +3,8 @@
 Rules: a record holds no argument's value, only digests; every record carries `v`, `writer`, `number` and `kind`; none
 is over `RECORD_BYTES`, and one that would be is shortened and says so: a record is never left out.
 
-Kinds: `decision`, `repeat`, `settlement`, `charged`, `session`, `refused`, `bundle`, `shadow` (decision point); `outcome`
-(sidecar).
+Kinds: `decision`, `repeat`, `settlement`, `charged`, `session`, `refused`, `bundle`, `shadow` (decision point);
+`outcome` (sidecar).
 """
 
 from __future__ import annotations

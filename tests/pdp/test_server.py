@@ -126,7 +126,7 @@ def test_one_life(pdp):
     assert "in use by another decision point" in other.log.read_text()
     assert pdp.process.stop() == 0
     kinds = [record["kind"] for record in pdp.records()]
-    assert kinds == ["session", "decision", "settlement", "decision", "decision", *["refused"] * 4]
+    assert kinds == ["bundle", "session", "decision", "settlement", "decision", "decision", *["refused"] * 4]
 
 
 def test_a_session_outlives_the_process_and_sigterm_answers_what_was_accepted(pdp):
