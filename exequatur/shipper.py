@@ -36,6 +36,10 @@ _ALARMS: Final = ("ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMISSION_DENIED", 
 """Answers that trying again will not change: somebody has to look."""
 
 
+class _OlderCopyError(Exception):
+    """The ledger has records of ours that were never written here."""
+
+
 class Answer(Protocol):
     """What the ledger answers: the last durable number, a checkpoint that covers it, a consistency proof."""
 
@@ -54,13 +58,23 @@ Append = Callable[[str, int, Sequence[bytes], int], Awaitable[Answer]]
 class Shipper:
     """Takes one spool's records to the ledger."""
 
-    def __init__(self, spool: Spool, append: Append, *, log_key: Path | None = None) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        append: Append,
+        *,
+        log_key: Path | None = None,
+        alarmed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Ship what `spool` holds by `append`; `log_key` is a file with the ledger's verifier key.
+
+        `alarmed` is told, in one sentence, that the ledger knows records of this writer that this spool never wrote:
+        the spool is an older copy of itself. It may be told more than once.
 
         Raises `OSError` for a key that cannot be read, `TrustError` for one that is none, or is not the key that signed
         the checkpoint beside the spool.
         """
-        self._spool, self._append = spool, append
+        self._spool, self._append, self._alarmed = spool, append, alarmed
         self._key = LogKey.parse(log_key.read_text()) if log_key else None
         self._seen_file = spool.folder / "checkpoint"
         self._seen = self._last_seen()
@@ -100,14 +114,20 @@ class Shipper:
             if answer.acknowledged < first:
                 text = f"record {first} was sent, and the ledger acknowledges {answer.acknowledged}"
                 raise TrustError(text)  # noqa: TRY301  to be told like the others
+            if answer.acknowledged > (last := self._spool.last):
+                text = f"the ledger has record {answer.acknowledged}, and the last one written here is {last}"
+                raise _OlderCopyError(text)  # noqa: TRY301  as above
             seen = self._check(answer)
-            await asyncio.to_thread(self._keep, answer, seen)
-        except (TrustError, SpoolError) as error:
-            self._failed(str(error), alarm=True)
+            # Never past what was sent: of what lies behind it the ledger may have other bytes.
+            number = min(answer.acknowledged, first + len(records) - 1)
+            await asyncio.to_thread(self._keep, number, answer.checkpoint, seen)
+        except (TrustError, SpoolError, _OlderCopyError) as error:
+            self._failed(str(error), alarm=True, older=isinstance(error, _OlderCopyError))
             return False
         except Exception as error:  # noqa: BLE001  whatever the transport raises, the records stay here
             code = str(getattr(error, "code", ""))
-            self._failed(f"{code.lower()}: {error}" if code else str(error), alarm=code in _ALARMS)
+            text = f"{code.lower()}: {error}" if code else str(error)
+            self._failed(text, alarm=code in _ALARMS, older=code == "ALREADY_EXISTS")
             return False
         if self.failures:
             log.warning("the ledger takes records again")
@@ -131,16 +151,18 @@ class Shipper:
             raise TrustError(f"a checkpoint of {new.size} entries cannot cover {answer.acknowledged} records")
         return new
 
-    def _keep(self, answer: Answer, seen: Checkpoint | None) -> None:
+    def _keep(self, number: int, note: str, seen: Checkpoint | None) -> None:
         """Remember the checkpoint, then let go of the records: in this order, so that it covers what is gone."""
         if seen is not None:
             self._seen = seen
             with contextlib.suppress(OSError):  # on a full disk an older one is kept, which is as good a witness
-                write_file(Disk(), self._seen_file, answer.checkpoint.encode())
-        self._spool.acknowledge(answer.acknowledged)
+                write_file(Disk(), self._seen_file, note.encode())
+        self._spool.acknowledge(number)
 
-    def _failed(self, text: str, *, alarm: bool) -> None:
+    def _failed(self, text: str, *, alarm: bool, older: bool = False) -> None:
         """Count a failure, and say it once; an alarm each time that it is another one."""
+        if older:
+            self._alarmed(text)
         if text != self.trouble:
             if alarm:
                 log.critical("alarm: records are not shipped: %s", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,68 @@ async def test_what_trying_again_will_not_change_is_an_alarm(spool, ledger, key,
     assert f"{code.lower()}: record 1" in caplog.records[1].getMessage()
     assert await it._ship()
     assert caplog.records[-1].getMessage() == "the ledger takes records again"
+
+
+class Memory(Ledger):
+    """A ledger that holds what it is sent against what it has, as the real one does."""
+
+    async def append(self, writer, first, new, known) -> Ack:
+        for number, (had, sent) in enumerate(zip(self.got[first - 1 :], new, strict=False), first):
+            if had != sent:
+                raise CallError("ALREADY_EXISTS", f"record {number} is there with other content")
+        return await super().append(writer, first, [*new, *self.got[first - 1 + len(new) :]], known)
+
+
+def restored(spool: Spool, tmp_path: Path) -> Spool:
+    """The spool as it is now, opened at another place: what a restored volume is."""
+    shutil.copytree(spool.folder, tmp_path / "restored", ignore=shutil.ignore_patterns("lock"))
+    return Spool.open(tmp_path / "restored", identity=ME)
+
+
+@pytest.mark.parametrize("meanwhile", [1, 9])
+async def test_a_ledger_that_knows_what_this_spool_never_wrote_is_told_of(spool, tmp_path, key, meanwhile):
+    ledger = Memory(tmp_path / "remembering")
+    fill(spool, 5)
+    old = restored(spool, tmp_path)
+    fill(spool, meanwhile)
+    await ship(Shipper(spool, ledger.append, log_key=key), spool)
+    told: list[str] = []
+    it = Shipper(old, ledger.append, log_key=key, alarmed=told.append)
+    assert not await it._ship()
+    assert told == [f"the ledger has record {5 + meanwhile}, and the last one written here is 5"]
+    old.append_many([{"kind": "decision", "decision_id": "another"}] * 20)
+    assert not await it._ship()
+    assert told[1:] == ["already_exists: record 6 is there with other content"]
+    assert len(old.read(1, 100)) == 25
+    old.close()
+
+
+async def test_no_more_is_let_go_of_than_was_sent(spool, tmp_path, key, monkeypatch):
+    ledger = Memory(tmp_path / "remembering")
+    fill(spool, 5)
+    old = restored(spool, tmp_path)
+    fill(spool, 5)
+    await ship(Shipper(spool, ledger.append, log_key=key), spool)
+    old.append_many([{"kind": "decision", "decision_id": "another"}] * 20)
+    monkeypatch.setattr(shipper, "BATCH", 5)
+    told: list[str] = []
+    it = Shipper(old, ledger.append, log_key=key, alarmed=told.append)
+    assert await it._ship()
+    assert old.acknowledged == 5  # the ledger says 10, and has other bytes there
+    assert not await it._ship()
+    assert told == ["already_exists: record 6 is there with other content"]
+    assert len(old.read(6, 100)) == 20
+    old.close()
+
+
+async def test_an_outage_and_a_lost_answer_are_no_older_copy(spool, ledger, key):
+    ledger.failing = [CallError("UNAVAILABLE", "down"), CallError("FAILED_PRECONDITION", "its end was lost")]
+    ledger.lose_answers = 1
+    told: list[str] = []
+    it = Shipper(spool, ledger.append, log_key=key, alarmed=told.append)
+    fill(spool, 5)
+    await ship(it, spool)
+    assert not told
 
 
 async def test_stopping_is_quick_and_draining_ends_with_its_grace(spool, ledger, key):
