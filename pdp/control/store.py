@@ -45,6 +45,10 @@ class RaceError(StoreError):
     """Somebody else changed what was read: read again, inside `writing`."""
 
 
+class FloorError(StoreError):
+    """A bundle must not come into force: it is older than the one that did, or another one of its number."""
+
+
 @dataclass(slots=True)
 class Changes:
     """What one round changes. `sessions` carry the version that was read."""
@@ -227,18 +231,38 @@ class Store:
         return None if row is None else Floor(row.sequence, row.digest)
 
     def raise_floor(self, tenant: str, floor: Floor) -> None:
-        """Never again accept a bundle below `floor`; a lower one than there is changes nothing."""
+        """Never again accept a bundle below `floor`; raises `FloorError` for one that must not be accepted itself.
+
+        Whoever shares this store agrees: of two bundles with one number, one alone is ever the floor.
+        """
         with self._writing() as connection, _store_errors():
             old = connection.execute(sa.select(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant)).one_or_none()
             if old is None:
                 connection.execute(
                     sa.insert(tables.FLOORS), {"tenant": tenant, "sequence": floor.sequence, "digest": floor.digest}
                 )
+            elif old.sequence > floor.sequence:
+                raise FloorError(f"sequence {floor.sequence} after {old.sequence}: a newer bundle came into force")
             elif old.sequence < floor.sequence:
                 connection.execute(
                     sa.update(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant),
                     {"sequence": floor.sequence, "digest": floor.digest},
                 )
+            elif old.digest != floor.digest:
+                raise FloorError(f"sequence {floor.sequence} came into force with other content: two were signed")
+
+    def halted(self, tenant: str) -> dict[bytes, str]:
+        """Read which candidates of `tenant` were halted, by digest, and why."""
+        with self._transaction("BEGIN") as connection, _store_errors():
+            rows = connection.execute(sa.select(tables.HALTED).where(tables.HALTED.c.tenant == tenant)).all()
+        return {row.digest: row.reason for row in rows}
+
+    def halt(self, tenant: str, digest: bytes, reason: str) -> None:
+        """Never again try this candidate of `tenant`; the first reason stays."""
+        mine = (tables.HALTED.c.tenant == tenant, tables.HALTED.c.digest == digest)
+        with self._writing() as connection, _store_errors():
+            if connection.execute(sa.select(tables.HALTED).where(*mine)).one_or_none() is None:
+                connection.execute(sa.insert(tables.HALTED), {"tenant": tenant, "digest": digest, "reason": reason})
 
     def close(self) -> None:
         """Let go of the files."""

@@ -88,6 +88,14 @@ FLOORS: Final = sa.Table(
     sa.Column("digest", sa.LargeBinary, nullable=False),
 )
 
+HALTED: Final = sa.Table(
+    "halted_candidates",
+    META,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
 SESSION_BY_ID: Final = sa.select(SESSIONS).where(SESSIONS.c.id.in_(sa.bindparam("ids", expanding=True)))
 SESSION_BY_INSTANCE: Final = sa.select(SESSIONS).where(
     SESSIONS.c.closed_at.is_(None), SESSIONS.c.instance_key.in_(sa.bindparam("keys", expanding=True))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from exequatur.trust.bundle import Floor
 from pdp.control.sessions import Fate, Held
-from pdp.control.store import Changes, RaceError, Store, StoreError
+from pdp.control.store import Changes, FloorError, RaceError, Store, StoreError
 from pdp.model import Intent, LastMinute, Reservation, Session
 
 NOW = dt.datetime(2026, 1, 5, 10, tzinfo=dt.UTC)
@@ -120,13 +123,49 @@ def test_an_answer_is_given_once(store):
 def test_a_floor_is_only_raised(tmp_path, store):
     assert store.floor("default") is None
     store.raise_floor("default", Floor(7, b"seven"))
-    store.raise_floor("default", Floor(6, b"six"))
-    store.raise_floor("default", Floor(7, b"other"))
+    with pytest.raises(FloorError, match="sequence 6 after 7"):
+        store.raise_floor("default", Floor(6, b"six"))
+    with pytest.raises(FloorError, match="with other content"):
+        store.raise_floor("default", Floor(7, b"other"))
+    store.raise_floor("default", Floor(7, b"seven"))
     assert store.floor("default") == Floor(7, b"seven")
     store.raise_floor("default", Floor(8, b"eight"))
     again = Store(tmp_path)
     assert again.floor("default") == Floor(8, b"eight")
     assert again.floor("other") is None
+    again.close()
+
+
+def test_two_stores_on_one_folder_never_accept_two_bundles_of_one_number(tmp_path, store):
+    others = Store(tmp_path)
+    started = threading.Barrier(2)
+
+    def race(mine: Store, name: bytes) -> list[int]:
+        accepted = []
+        started.wait()
+        for sequence in range(1, 60):
+            with contextlib.suppress(FloorError):
+                mine.raise_floor("default", Floor(sequence, name))
+                accepted.append(sequence)
+                floor = mine.floor("default")
+                assert floor is not None
+                assert floor.sequence >= sequence
+        return accepted
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(race, (store, others), (b"one", b"other"))
+    others.close()
+    assert set(one).isdisjoint(other)
+    assert {*one, *other} == set(range(1, 60))
+
+
+def test_a_halted_candidate_stays_halted(tmp_path, store):
+    assert store.halted("default") == {}
+    store.halt("default", b"digest", "it failed")
+    store.halt("default", b"digest", "it failed again")
+    again = Store(tmp_path)
+    assert again.halted("default") == {b"digest": "it failed"}
+    assert again.halted("other") == {}
     again.close()
 
 
