@@ -5,18 +5,20 @@
  1. the archive is one tar, gzipped or not, of plain files, within limits, no name twice (`archive.py`);
  2. nothing in it is of a kind that OPA would load unverified, or read in two ways: deltas (`patch.json`), YAML data,
     a second `*signatures.json`, a second manifest;
- 3. all JSON in it is strict;
- 4. `.signatures.json` holds exactly one JWS;
- 5. its key is named, by the header's `kid`, else the claim `keyid`, is known, not revoked and not past its time; never
+ 3. `.signatures.json` holds exactly one JWS;
+ 4. its key is named, by the header's `kid`, else the claim `keyid`, is known, not revoked and not past its time; never
     "try all keys";
- 6. the signature holds, with the key's own algorithm, and says that it is a bundle's;
- 7. the payload, the very bytes that were signed, parses strictly and has the claims that we know in their types;
- 8. where it is to be served, or carries endorsements, it is to the byte in the one form that endorsers sign;
- 9. the publisher's key is for this scope and this tenant;
-10. each endorsement is one, of another key each, and holds over this payload if its key counts (`endorsing.py`);
-11. those who signed are of as many owners as are needed;
-12. each file listed is there with its hash, and each file there is listed; SHA-2 only;
-13. the archive is, to the byte, what we would write from its files: nothing hides between them;
+ 5. the signature holds, with the key's own algorithm, and says that it is a bundle's;
+ 6. the payload, the very bytes that were signed, parses strictly and has the claims that we know in their types;
+ 7. where it is to be served, or carries endorsements, it is to the byte in the one form that endorsers sign;
+ 8. the publisher's key is for this scope and this tenant;
+ 9. each endorsement is one, of another key each, and holds over this payload if its key counts (`endorsing.py`);
+10. those who signed are of as many owners as are needed;
+11. each file listed is there, and each file there is listed;
+12. each has the hash that is listed, SHA-2 only, and JSON in it is strict; the first that differs ends it, so that
+    what nobody signed is parsed once at most;
+13. the archive is, to the byte, what we would write from its files: nothing hides between them, and nobody without
+    the key can make a second archive of the same bundle;
 14. the bundle is for this tenant;
 15. it is valid now: `nbf` <= now < `exp`;
 16. its `sequence` is not below the floor, and at the floor it is the same bundle.
@@ -43,7 +45,7 @@ from exequatur.trust.archive import (
     write_archive,
     write_tar,
 )
-from exequatur.trust.canonical import JsonError, JsonLimits, parse, quoted
+from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
 from exequatur.trust.endorsing import (
     FOREVER,
     check_endorsements,
@@ -63,9 +65,17 @@ from exequatur.trust.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from exequatur.trust.hashing import HASHES, file_hash
+from exequatur.trust.hashing import HASHES, file_hash, is_structured
 from exequatur.trust.keys import BundleKeys
-from exequatur.trust.tokens import SIGNATURES, Signer, read_part, read_signatures, write_signatures, write_token
+from exequatur.trust.tokens import (
+    SIGNATURES,
+    Signer,
+    is_lower,
+    read_part,
+    read_signatures,
+    write_signatures,
+    write_token,
+)
 
 MANIFEST: Final = ".manifest"
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
@@ -194,18 +204,18 @@ def verify(
     if signatures is None:
         raise SignatureError("the bundle is not signed: it has no `.signatures.json`")
     _check_names(files)  # 2
-    _check_json(files)  # 3
-    token = read_signatures(signatures)  # 4
-    key = keys.get(_kid(token), now)  # 5
-    signed = key.verify(token)  # 6
-    claims = _claims(signed)  # 7
-    _check_form(signed, claims, serve=serve)  # 8
-    keys.policy.terms[key.kid].check(  # 9
+    token = read_signatures(signatures)  # 3
+    key = keys.get(_kid(token), now)  # 4
+    signed = key.verify(token)  # 5
+    claims = _claims(signed)  # 6
+    _check_form(signed, claims, serve=serve)  # 7
+    keys.policy.terms[key.kid].check(  # 8
         key.kid, tenant=claims.get("tenant", "" if serve else None), scope=claims.get("scope", "")
     )
-    endorsers, idle = check_endorsements(key.kid, claims, keys, now)  # 10
-    signers = count_owners([key, *endorsers], idle, keys)  # 11
-    _check_files(files, claims["files"])  # 12
+    endorsers, idle = check_endorsements(key.kid, claims, keys, now)  # 9
+    signers = count_owners([key, *endorsers], idle, keys)  # 10
+    listed = _check_listed(files, claims["files"])  # 11
+    _check_hashes(files, listed)  # 12
     check_gzip(data, tar)  # now that a damaged file has been named
     bundle = VerifiedBundle(
         files=files,
@@ -222,6 +232,8 @@ def verify(
     if serve:
         if signatures != write_signatures(token):  # 13
             raise FormatError(f"`{SIGNATURES}` is not as `exequatur bundle sign` writes it: sign it with that")
+        if not is_lower(key.alg, token):
+            raise SignatureError("the signature is the other of two that hold: sign it with `exequatur bundle sign`")
         _check_archive(data, tar, {**files, SIGNATURES: signatures})
         _check_now(bundle, tenant=tenant, now=now)  # 14, 15
         check_floor(bundle, floor)  # 16
@@ -270,10 +282,14 @@ def _check_names(files: Mapping[str, bytes]) -> None:
 def _check_json(files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         if name.endswith(".json") or name == MANIFEST:
-            try:
-                parse(content, JSON_LIMITS)
-            except JsonError as error:
-                raise FormatError(f"`{name}`: {error}") from None
+            _parse(name, content)
+
+
+def _parse(name: str, content: bytes) -> Json:
+    try:
+        return parse(content, JSON_LIMITS)
+    except JsonError as error:
+        raise FormatError(f"`{name}`: {error}") from None
 
 
 def _kid(token: str) -> str:
@@ -312,26 +328,37 @@ def _check_form(signed: bytes, claims: Mapping[str, Any], *, serve: bool) -> Non
         raise FormatError("the signed payload is not as `exequatur bundle sign` writes it: sign it with that")
 
 
-def _check_files(files: Mapping[str, bytes], listed: list[Any]) -> None:
-    """Hold the files against the list, both ways, and say which one differs."""
-    seen: set[str] = set()
+def _check_listed(files: Mapping[str, bytes], listed: list[Any]) -> dict[str, tuple[str, str]]:
+    """Hold the names against the list, both ways; gives algorithm and hash by name."""
+    seen: dict[str, tuple[str, str]] = {}
     for item in listed:
         if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("name", "hash", "algorithm")):
             raise FormatError("the signed list has an entry without `name`, `hash` and `algorithm`")
-        name, algorithm = item["name"], item["algorithm"]
+        name = item["name"]
         if name in seen:
             raise FormatError(f"the signed list has {quoted(name)} twice")
-        seen.add(name)
         if name not in files:
             raise SignatureError(f"{quoted(name)} is signed, and missing from the bundle")
-        if algorithm not in HASHES:
-            raise SignatureError(f"`{name}` is listed with {quoted(algorithm)}: only SHA-2 is taken")
-        if file_hash(name, files[name], algorithm) != item["hash"]:
-            raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")
-    if unlisted := sorted(files.keys() - seen):
+        seen[name] = (item["algorithm"], item["hash"])
+    if unlisted := sorted(files.keys() - seen.keys()):
         raise SignatureError(f"`{unlisted[0]}` is in the bundle, and was not signed")
     if not seen:
         raise FormatError("the signed list is empty")
+    return seen
+
+
+def _check_hashes(files: Mapping[str, bytes], listed: Mapping[str, tuple[str, str]]) -> None:
+    """Hold each file against its hash, and say which one differs."""
+    for name, (algorithm, wanted) in listed.items():
+        if algorithm not in HASHES:
+            raise SignatureError(f"`{name}` is listed with {quoted(algorithm)}: only SHA-2 is taken")
+        by_value = is_structured(name)
+        if by_value:
+            _parse(name, files[name])
+        if file_hash(name, files[name], algorithm) != wanted:
+            raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")
+        if name.endswith(".json") and not by_value:
+            _parse(name, files[name])
 
 
 def _check_archive(data: bytes, tar: bytes, files: Mapping[str, bytes]) -> None:

@@ -33,6 +33,8 @@ class JsonLimits:
     """Members of all objects together; bounds what policies iterate over."""
     string_bytes: int = 64 * 1024
     """The longest string or member name, as UTF-8."""
+    items: int = 1_000_000
+    """Members and list items of the whole document: `[[],[],…` takes thirty times its bytes of memory."""
 
 
 DEFAULT_LIMITS: Final = JsonLimits()
@@ -48,6 +50,7 @@ _MAX_NUMBER: Final = 1100  # characters; an exact double has at most 1,077, and 
 _SHOWN_NAME: Final = 64
 _UNSAFE_NUMBER: Final = "a number would change its value in canonical form: send it as a string"
 _STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_STRING_OR_COMMA: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|(,)', re.DOTALL)
 
 
 def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
@@ -62,9 +65,7 @@ def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8 at byte {error.start}") from None
-    # The counts bound depth and members from above, cheaply; only a document near a limit is measured exactly.
-    if data.count(b"[") + data.count(b"{") > limits.depth:
-        _check_depth(text, limits.depth)
+    _check_shape(data, text, limits)
     try:
         value: Json = _DECODER.decode(text)
         if b"\\u" in data:  # the only way in for a lone surrogate: raw ones are not UTF-8
@@ -178,6 +179,14 @@ def _constant(name: str) -> NoReturn:
     raise JsonError(f"`{name}` is not JSON")
 
 
+def _check_shape(data: bytes, text: str, limits: JsonLimits) -> None:
+    """Refuse what would cost too much to read; the counts bound it from above, and only near a limit it is measured."""
+    if data.count(b"[") + data.count(b"{") > limits.depth:
+        _check_depth(text, limits.depth)
+    if data.count(b",") >= limits.items:
+        _check_items(text, limits.items)
+
+
 def _check_depth(text: str, limit: int) -> None:
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text):
@@ -188,6 +197,12 @@ def _check_depth(text: str, limit: int) -> None:
                 raise JsonError(f"more than {limit} objects and lists are inside each other")
         elif first in "]}":
             depth -= 1
+
+
+def _check_items(text: str, limit: int) -> None:
+    commas = sum(token.start(1) >= 0 for token in _STRING_OR_COMMA.finditer(text))
+    if commas >= limit:
+        raise JsonError(f"the document has more than {limit} members and list items")
 
 
 def _check_members(value: Json, limits: JsonLimits) -> None:

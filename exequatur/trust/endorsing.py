@@ -77,7 +77,12 @@ def check_endorsements(
         except TrustError as error:
             idle[kid] = str(error)
             continue
-        key.verify(attached(endorsement, payload), (ENDORSEMENT,))
+        try:
+            key.verify(attached(endorsement, payload), (ENDORSEMENT,))
+        except SignatureError:
+            raise SignatureError(
+                f"the endorsement by `{kid}` is not of this bundle with these claims: endorse it anew"
+            ) from None
         good.append(key)
     return good, idle
 

@@ -25,11 +25,16 @@ def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:
     The former must have passed the strict parser; `algorithm` is one of `HASHES`.
     """
     hasher = hashlib.new(HASHES[algorithm])
-    if name.rpartition("/")[2] in _STRUCTURED:
+    if is_structured(name):
         hasher.update(_structured(content))
     else:
         hasher.update(content)
     return hasher.hexdigest()
+
+
+def is_structured(name: str) -> bool:
+    """Whether a file is hashed by its value."""
+    return name.rpartition("/")[2] in _STRUCTURED
 
 
 class _Literal(str):

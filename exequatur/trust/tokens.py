@@ -11,6 +11,8 @@ import binascii
 import json
 from typing import Final, Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse
 from exequatur.trust.errors import FormatError, SignatureError
 
@@ -21,7 +23,8 @@ ENDORSEMENT: Final = "exequatur-endorsement"
 """What `typ` says on an endorsement, and on nothing else."""
 
 _HEADER_LIMITS: Final = JsonLimits(bytes=8192, depth=64, keys=64, string_bytes=8192)
-_SIGNATURES_LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20)
+_SIGNATURES_LIMITS: Final = JsonLimits(bytes=16 * 2**20, depth=4, keys=8, string_bytes=16 * 2**20, items=8)
+_ORDERS: Final = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
 
 
 class Signer(Protocol):
@@ -43,7 +46,14 @@ def write_token(signer: Signer, payload: bytes, typ: str = "") -> str:
     """Sign `payload` into a compact JWS whose header names algorithm and key."""
     header = {"alg": signer.alg, "kid": signer.kid} | ({"typ": typ} if typ else {})
     text = f"{_encode(json.dumps(header, separators=(',', ':')).encode())}.{_encode(payload)}"
-    return f"{text}.{_encode(signer.sign_input(text.encode()))}"
+    return f"{text}.{_encode(_lower(signer.alg, signer.sign_input(text.encode())))}"
+
+
+def is_lower(alg: str, token: str) -> bool:
+    """Whether a good signature is the one of two that `write_token` writes; who has it can make the other."""
+    text, _, signature = token.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "=" * (-len(signature) % 4))
+    return bool(text) and _lower(alg, raw) == raw
 
 
 def detached(token: str) -> str:
@@ -90,6 +100,15 @@ def read_signatures(content: bytes) -> str:
 def write_signatures(token: str) -> bytes:
     """Write the `.signatures.json` of a bundle, as `opa sign` does."""
     return json.dumps({"signatures": [token]}, indent=1).encode()
+
+
+def _lower(alg: str, signature: bytes) -> bytes:
+    """Of (r, s) and (r, -s), which an elliptic curve takes alike, give the one with the lower s."""
+    if alg not in _ORDERS:
+        return signature
+    half = len(signature) // 2
+    s, order = int.from_bytes(signature[half:]), _ORDERS[alg].group_order
+    return signature[:half] + min(s, order - s).to_bytes(half) if 0 < s < order else signature
 
 
 def _encode(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from exequatur.trust import archive as trust_archive
 from exequatur.trust.archive import write_archive
-from exequatur.trust.bundle import BundleClaims, VerifiedBundle, sign, verify
+from exequatur.trust.bundle import BundleClaims, VerifiedBundle, endorse, sign, verify
+from exequatur.trust.endorsing import write_endorsement
 from exequatur.trust.hashing import file_hash
 from exequatur.trust.keys import BundleKeys, SigningKey, parse_key_set
 
@@ -54,6 +55,20 @@ def bundle_keys(*keys: SigningKey) -> BundleKeys:
     return parse_key_set({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys or (dev_key(),)})
 
 
+def key_set(
+    *keys: SigningKey,
+    threshold: int = 1,
+    revoked: tuple[str, ...] = (),
+    purpose: str = "bundle",
+    **terms: dict[str, Any],
+) -> BundleKeys:
+    """Trust `keys` by a `keys.json`; `terms` says by kid what is not usual, and each key is its own owner."""
+    listed = {key.kid: {"owner": key.kid, **terms.get(key.kid, {})} for key in keys}
+    policy = {"purpose": purpose, "threshold": threshold, "keys": listed, "revoked": list(revoked)}
+    files = {f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys}
+    return parse_key_set({**files, "keys.json": json.dumps(policy).encode()})
+
+
 def signed(
     files: Mapping[str, bytes],
     sequence: int = 1,
@@ -61,9 +76,11 @@ def signed(
     key: SigningKey | None = None,
     not_before: datetime | None = None,
     tenant: str = "default",
+    endorsers: Sequence[SigningKey] = (),
 ) -> bytes:
-    """Pack and sign `files`."""
-    return sign(files, key or dev_key(), BundleClaims(sequence, expires_at, not_before, tenant))
+    """Pack and sign `files`, endorsed by others first."""
+    claims = BundleClaims(sequence, expires_at, not_before, tenant)
+    return sign(files, key or dev_key(), claims, [endorse(files, endorser, claims) for endorser in endorsers])
 
 
 def part(data: bytes) -> str:
@@ -95,10 +112,15 @@ class Forge:
     )
     header: dict[str, Any] | bytes = field(default_factory=lambda: {"alg": "RS256", "kid": "dev"})
     key: SigningKey = field(default_factory=dev_key)
+    endorsers: tuple[SigningKey, ...] = ()
+    endorsements: Callable[[list[str]], object] = lambda _: None
+    """Changes the endorsements before they are signed."""
     payload: bytes | None = None
     """The signed payload, where it is not the list of files and the claims."""
     listed: Callable[[list[dict[str, Any]]], object] = lambda _: None
     """Changes the list of files before it is signed."""
+    form: Callable[[bytes], bytes] = lambda payload: payload
+    """Changes how the payload is written."""
     token: Callable[[str], str] = lambda token: token
     """Changes the token after it was signed."""
     signatures: Callable[[str], bytes | None] = lambda token: json.dumps({"signatures": [token]}, indent=1).encode()
@@ -117,7 +139,12 @@ class Forge:
             for name in sorted(self.files)
         ]
         self.listed(listed)
-        payload = self.payload or compact({**self.claims, "files": listed})
+        claims = {**self.claims, "files": listed}
+        endorsements = [write_endorsement(key, compact(claims)) for key in self.endorsers]
+        self.endorsements(endorsements)
+        if endorsements:
+            claims["endorsements"] = endorsements
+        payload = self.payload or self.form(compact(claims))
         signatures = self.signatures(self.token(jws(self.header, payload, self.key)))
         whole = {**self.files, **self.after, ".signatures.json": signatures}
         return self.send(self.pack({name: content for name, content in whole.items() if content is not None}))

@@ -22,6 +22,7 @@ from exequatur.trust.bundle import (
     sign,
     unsafe_read_unsigned,
 )
+from exequatur.trust.endorsing import write_endorsement
 from exequatur.trust.errors import (
     EquivocationError,
     ExpiredError,
@@ -30,12 +31,13 @@ from exequatur.trust.errors import (
     RollbackError,
     ScopeError,
     SignatureError,
+    ThresholdError,
     TrustError,
     UnknownKeyError,
 )
 from exequatur.trust.hashing import file_hash
 from exequatur.trust.keys import SigningKey, generate
-from signing import FILES, LATER, NOW, Forge, bundle_keys, check, dev_key, gzipped, part, public_pem, signed
+from signing import FILES, LATER, NOW, Forge, bundle_keys, check, dev_key, gzipped, key_set, part, public_pem, signed
 
 SECOND = timedelta(seconds=1)
 ARCHIVE = signed(FILES)
@@ -118,30 +120,39 @@ def hide_a_time_in_a_header(forge):
     forge.pack = pack
 
 
+def endorse_another(forge):
+    forge.endorsements = lambda tokens: tokens.__setitem__(slice(None), [write_endorsement(dev_key("eve"), b"{}")])
+
+
 STEPS = [
     (1, append, FormatError, "bytes after its gzip stream"),
     (2, lambda forge: forge.after.update({"patch.json": b"{}"}), FormatError, "`patch.json`: delta"),
-    (3, lambda forge: forge.after.update({"tools.json": b"{,}"}), FormatError, "`tools.json`: not JSON"),
     (
-        4,
+        3,
         lambda forge: setattr(forge, "signatures", lambda token: json.dumps({"signatures": [token] * 2}).encode()),
         SignatureError,
         "exactly one",
     ),
-    (5, lambda forge: forge.header.pop("kid"), UnknownKeyError, "names no key"),
-    (6, lambda forge: setattr(forge, "key", dev_key("mallory")), SignatureError, "does not hold by key `dev`"),
-    (7, lambda forge: forge.claims.update(sequence="7"), FormatError, "claim `sequence` is not of type int"),
-    (8, lambda forge: forge.after.update({"permits.cedar": b""}), SignatureError, "`permits.cedar` is not what was"),
-    (9, hide_a_time_in_a_header, FormatError, "byte 146 of the tar"),
-    (10, lambda forge: forge.claims.update(tenant="south"), ScopeError, "for tenant `south`, not for `default`"),
-    (11, lambda forge: forge.claims.update(exp=1), ExpiredError, "expired at 1970-01-01T00:00:01Z"),
+    (4, lambda forge: forge.header.pop("kid"), UnknownKeyError, "names no key"),
+    (5, lambda forge: setattr(forge, "key", dev_key("mallory")), SignatureError, "does not hold by key `dev`"),
+    (6, lambda forge: forge.claims.update(sequence="7"), FormatError, "claim `sequence` is not of type int"),
+    (7, lambda forge: setattr(forge, "form", lambda payload: payload + b" "), FormatError, "payload is not as"),
+    (8, lambda forge: forge.claims.update(scope="prod"), ScopeError, "`dev` signs for scope ``"),
+    (9, endorse_another, SignatureError, "endorsement by `eve` is not of this"),
+    (10, lambda forge: setattr(forge, "endorsers", ()), ThresholdError, "1 of the 2 owners needed have signed: dev"),
+    (11, lambda forge: forge.after.update({"evil.cedar": b""}), SignatureError, "`evil.cedar` is in the bundle, and"),
+    (12, lambda forge: forge.after.update({"permits.cedar": b""}), SignatureError, "`permits.cedar` is not what was"),
+    (13, hide_a_time_in_a_header, FormatError, "byte 146 of the tar"),
+    (14, lambda forge: forge.claims.update(tenant="south"), ScopeError, "for tenant `south`, not for `default`"),
+    (15, lambda forge: forge.claims.update(exp=1), ExpiredError, "expired at 1970-01-01T00:00:01Z"),
 ]
 FLOOR = Floor(8, bytes(32))
 
 
 @pytest.mark.parametrize("first", range(len(STEPS) + 1))
 def test_of_all_that_is_wrong_the_first_step_speaks(first):
-    forge = Forge()
+    forge, keys = Forge(endorsers=(dev_key("eve"),)), key_set(dev_key(), dev_key("eve"), threshold=2)
+    assert check(forge.archive, keys=keys).kids == ("dev", "eve")
     for _, spoil, _, _ in STEPS[:first:-1]:
         spoil(forge)
     error, words = RollbackError, "sequence 7 after 8"
@@ -149,7 +160,7 @@ def test_of_all_that_is_wrong_the_first_step_speaks(first):
         _, spoil, error, words = STEPS[first]
         spoil(forge)
     with pytest.raises(error, match=words) as caught:
-        check(forge.archive, floor=FLOOR)
+        check(forge.archive, keys=keys, floor=FLOOR)
     assert type(caught.value) is error
 
 
@@ -343,6 +354,10 @@ LOOSE = [
 ]
 
 
+def loosely_signed(content: bytes) -> bytes:
+    return Forge(files={**FILES, "tools.json": content}).archive
+
+
 @pytest.mark.parametrize("name", ["data.json", ".manifest", "tools.json"])
 @pytest.mark.parametrize("content", LOOSE, ids=range(len(LOOSE)))
 def test_json_that_is_not_strict_is_refused_by_name_though_signed(name, content):
@@ -350,7 +365,7 @@ def test_json_that_is_not_strict_is_refused_by_name_though_signed(name, content)
         signed({**FILES, name: content})
     archive = read_tar(TAR)
     with pytest.raises(FormatError, match=f"^`{name}`: "):
-        check(write_archive({**archive, name: content}))
+        check(write_archive({**archive, name: content}) if name != "tools.json" else loosely_signed(content))
     with pytest.raises(FormatError, match=f"^`{name}`: "):
         unsafe_read_unsigned(write_archive({**FILES, name: content}))
 
