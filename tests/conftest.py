@@ -1,4 +1,4 @@
-"""The same surroundings for every test: `opa` where `make` has put it, unless the environment says otherwise."""
+"""The same surroundings for every test: programs where `make` has put them, unless the environment says otherwise."""
 
 from __future__ import annotations
 
@@ -7,4 +7,6 @@ from pathlib import Path
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ["COLUMNS"] = "140"  # as wide as a terminal, whoever runs the tests
-os.environ.setdefault("EXEQUATUR_OPA", str(_CACHE / "exequatur" / "bin" / "opa-1.22.0"))
+for _name in ("opa-1.22.0", "caddy-2.11.9", "registry-3.1.2", "oras-1.2.3"):
+    _variable = f"EXEQUATUR_{_name.partition('-')[0].upper()}"
+    os.environ.setdefault(_variable, str(_CACHE / "exequatur" / "bin" / _name))
