@@ -1,4 +1,4 @@
-"""`exequatur bundle`: start, build, endorse, sign, verify and inspect policy bundles.
+"""`exequatur bundle`: start, build, endorse, sign, verify, inspect and compare policy bundles.
 
 Rules: the verbs' words stand here, their work in `bundling.py` and `bundle_*.py`, which need the engines and are
 imported when a verb runs.
@@ -153,6 +153,30 @@ def inspect(
 ) -> None:
     """Show what is inside: files with hashes, engines, tools, agents, policies, sequence, expiry."""
     work().inspect(bundle, keys, tenant=tenant, as_json=as_json)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="a folder of sources, or a bundle")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="a folder of sources, or a bundle")],
+    *,
+    accept: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="a change that somebody has read; `*` is any text")
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='actions to judge too, one a line: as `policy eval` takes one, or {"action": such a one, '
+            '"session": {}, "time": "", "door_enforced": true} with what its options take',
+        ),
+    ] = None,
+    probe: Annotated[float, typer.Option(metavar="SECONDS", help="how long to probe; 0 is not at all", min=0)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show what NEW means that OLD did not. Exit code 1 if something is wider, or may be, and is not accepted."""
+    verb = work("bundle_diff")
+    verb.diff(verb.Asked(old, new, tuple(accept or ()), recorded, probe, as_json))
 
 
 def work(name: str = "bundling") -> ModuleType:

@@ -91,6 +91,10 @@ class Rego:
             for result in said.get("result", [])
         ]
 
+    def module(self, file: str) -> dict[str, Any]:
+        """Give a file as OPA's syntax tree, without places."""
+        return self._run("parse", file, "--format", "json")
+
     def _rules(self, file: str) -> Iterator[Rule]:
         module = self._run("parse", file, "--format", "json", "--json-include", "locations")
         package = ".".join(str(part["value"]) for part in module["package"]["path"][1:])

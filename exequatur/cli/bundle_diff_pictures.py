@@ -1,0 +1,90 @@
+"""How the difference of two bundles looks to people. Values come in; nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_ROWS: Final = 20
+"""Changes of one direction that are shown."""
+
+_SECTIONS: Final = (
+    ("wider", "wider", "bold red"),
+    ("changed", "may be wider: nobody can tell", "bold yellow"),
+    ("tighter", "tighter", "bold green"),
+    ("neutral", "neither", "bold"),
+)
+_MARKS: Final = {"wider": ("▲", "red"), "changed": ("?", "yellow"), "tighter": ("▼", "green"), "neutral": ("·", "dim")}
+
+
+def difference(value: Mapping[str, Any]) -> RenderableType:
+    """What may run now, the changes by direction, and what was looked at."""
+    parts: list[RenderableType] = []
+    if value["allowed"]:
+        parts += [_headline(value), Text()]
+    for direction, title, style in _SECTIONS:
+        count = value["counts"][direction]
+        changes = [each for each in value["changes"] if each["direction"] == direction]
+        if count:
+            parts += [Text(f"{title} ({count:,})", style=style), _table(changes, count), Text()]
+    parts += [*_looked_at(value), _summary(value)]
+    return Group(*parts)
+
+
+def _headline(value: Mapping[str, Any]) -> Text:
+    count = len(value["allowed"])
+    subject = "1 action" if count == 1 else f"{count:,} actions"
+    what = f"{subject} of those that were tried may run now, and might not"
+    return Text.assemble(("▲ ", "bold red"), (what, "bold red"), ("  ·  marked with !", "dim"))
+
+
+def _table(changes: Sequence[Mapping[str, Any]], count: int) -> RenderableType:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", ratio=2)
+    table.add_column(overflow="fold", ratio=3)
+    for change in changes[:_ROWS]:
+        mark, style = _MARKS[change["direction"]]
+        name = Text(change["id"], style="bold")
+        text = Text.assemble(("! ", "bold red") if change["allows"] else "", change["text"])
+        if change["accepted"]:
+            name, text = Text(change["id"], style="dim"), Text.assemble(("accepted  ", "green"), text)
+        table.add_row(Text(mark, style=style), name, text)
+    if count > _ROWS:
+        table.add_row("", Text(f"and {count - _ROWS:,} more: `--json` has them", style="dim"), "")
+    return table
+
+
+def _looked_at(value: Mapping[str, Any]) -> Iterator[Text]:
+    parts = [f"{value['cases']:,} cases of both"]
+    if value["recorded"] is not None:
+        parts.append(f"{value['recorded']:,} recorded actions")
+    yield Text(f"judged under both: {', '.join(parts)}", style="dim")
+    probe = value["probe"]
+    if probe is None:
+        yield Text("not probed", style="dim")
+        return
+    whole = "" if probe["tried"] == probe["planned"] else f" of {probe['planned']:,}, then the time was up"
+    blind = f"; {probe['unreached']:,} pairs came to no policy" if probe["unreached"] else ""
+    yield Text(
+        f"probed {probe['pairs']:,} pairs of agent and tool in {probe['tried']:,} tries{whole}{blind}: "
+        "a probe, no proof",
+        style="dim",
+    )
+
+
+def _summary(value: Mapping[str, Any]) -> Text:
+    wanting = value["counts"]["wider"] + value["counts"]["changed"]
+    taken = wanting - value["unaccepted"]
+    if value["unaccepted"]:
+        said = f"{value['unaccepted']:,} to accept" if not taken else f"{value['unaccepted']:,} more to accept"
+        rest = "  ·  read them, and give each to `--accept ID`"
+        return Text.assemble(("✗ ", "red"), (said, "bold"), (rest, "dim"))
+    if wanting:
+        return Text.assemble(("✓ ", "green"), (f"all {wanting:,} are accepted", "bold"))
+    said = "nothing is wider" if any(value["counts"].values()) else "they mean the same"
+    return Text.assemble(("✓ ", "green"), (said, "bold"))

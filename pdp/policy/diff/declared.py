@@ -1,0 +1,113 @@
+"""What two bundles declare: agents, limits, engines with their roles, the time that an enforcer may act alone.
+
+Rules: a mark with a meaning of its own (an enforcer, a limit) has its direction from that; one that policy gives a
+meaning (a team, a domain) is called tighter only where no policy names it in the other sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from exequatur.trust.bundle import MANIFEST
+from exequatur.trust.canonical import Json, parse
+from pdp.engine.inventory import Agent, Limits
+from pdp.engine.manifest import EngineSpec, Role
+from pdp.engine.reading import BUNDLE_JSON
+from pdp.engine.snapshot import Snapshot
+from pdp.policy.diff.change import Change, Direction, added, in_both, larger, listed, removed
+from pdp.policy.diff.mentions import Mentions
+
+_NEUTRAL, _TIGHTER, _CHANGED, _WIDER = Direction
+
+_LIMITS: Final = {"max_steps": "steps", "max_budget_microusd": "micro-USD", "max_lifetime_s": "seconds"}
+_SETS: Final = {"models": "models", "teams": "teams", "domains": "domains"}
+_TEXTS: Final = {"owner": _NEUTRAL, "version": _NEUTRAL, "environment": _CHANGED}
+_OF_NO_ONE: Final = frozenset({"revision", "metadata", "wasm"})
+
+
+def agents(old: Snapshot, new: Snapshot, words: Mentions) -> Iterator[Change]:
+    """Compare the inventories; `words` is of both bundles' policies."""
+    gone, came = in_both(old.agents, new.agents)
+    for name in came:
+        spoken = listed(new.agents[name].enforcers) or "nobody"
+        yield added(f"agent:{name}", f"the agent `{name}`, for whom {spoken} may speak,")
+    for name in gone:
+        yield removed(f"agent:{name}", f"the agent `{name}`")
+    for name in new.agents:
+        if name in old.agents:
+            yield from _agent(old.agents[name], new.agents[name], words)
+
+
+def _agent(old: Agent, new: Agent, words: Mentions) -> Iterator[Change]:
+    gone, came = in_both(old.enforcers, new.enforcers)
+    if came or gone:
+        said = [f"{listed(came)} may speak for it"] * bool(came) + [f"{listed(gone)} may not any more"] * bool(gone)
+        yield Change(f"agent:{new.id}:enforcers", _WIDER if came else _TIGHTER, ", ".join(said))
+    for member, name in _SETS.items():
+        gone, came = in_both(getattr(old, member), getattr(new, member))
+        if came or gone:
+            direction = _WIDER if came else _CHANGED if any(map(words.may_tighten, gone)) else _TIGHTER
+            yield Change(f"agent:{new.id}:{member}", direction, _came_and_gone(name, came, gone))
+    for member, usual in _TEXTS.items():
+        one, other = getattr(old, member), getattr(new, member)
+        if one != other:
+            named = any(words.may_loosen(text) or words.may_tighten(text) for text in (one, other))
+            yield Change(f"agent:{new.id}:{member}", _CHANGED if named else usual, f"{member}: `{one}` → `{other}`")
+
+
+def _came_and_gone(name: str, came: Sequence[str], gone: Sequence[str]) -> str:
+    parts = [f"{listed(came)} added"] * bool(came) + [f"{listed(gone)} removed"] * bool(gone)
+    return f"{name}: {', '.join(parts)}"
+
+
+def limits(old: Limits, new: Limits) -> Iterator[Change]:
+    """Compare what a session may be given at most."""
+    for member, unit in _LIMITS.items():
+        yield from larger(
+            f"limit:{member}", f"a session's most {unit}", getattr(old, member), getattr(new, member), widens=True
+        )
+
+
+def settings(old: Snapshot, new: Snapshot) -> Iterator[Change]:
+    """Compare the engines, the time alone, and the name."""
+    before, after = ({spec.engine: spec for spec in each.manifest.engines} for each in (old, new))
+    gone, came = in_both(before, after)
+    for name in came:
+        yield added(f"engine:{name}", f"the engine `{name}`, which {after[name].role}s,", _TIGHTER)
+    for name in gone:
+        yield removed(f"engine:{name}", f"the engine `{name}`, which {before[name].role}d,", _WIDER)
+    for name in after:
+        if name in before:
+            yield from _engine(before[name], after[name])
+    yield from larger(
+        "outage:max_s",
+        "seconds that an enforcer may act alone",
+        old.manifest.outage_max_s,
+        new.manifest.outage_max_s,
+        widens=True,
+    )
+    if old.manifest.name != new.manifest.name:
+        yield Change("name", _NEUTRAL, f"the bundle's name: `{old.manifest.name}` → `{new.manifest.name}`")
+
+
+def _engine(old: EngineSpec, new: EngineSpec) -> Iterator[Change]:
+    if old.role is not new.role:
+        direction = _WIDER if old.role is Role.DECIDE else _TIGHTER
+        yield Change(f"engine:{new.engine}:role", direction, f"its role: {old.role} → {new.role}")
+    if old.entrypoint != new.entrypoint:
+        text = f"another rule is asked: `{old.entrypoint}` → `{new.entrypoint}`"
+        yield Change(f"engine:{new.engine}:entrypoint", _CHANGED, text)
+
+
+def opa_manifest(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Change]:
+    """Compare what OPA is told of the files: its Rego's version, and which paths are whose."""
+    before, after = _members(old), _members(new)
+    for name in sorted((before.keys() | after.keys()) - _OF_NO_ONE):
+        if before.get(name) != after.get(name):
+            yield Change(f"opa:{name}", _CHANGED, f"`{MANIFEST}` tells OPA another `{name}`")
+
+
+def _members(files: Mapping[str, bytes]) -> dict[str, Json]:
+    value = parse(files.get(MANIFEST, b"{}"), BUNDLE_JSON)
+    return value if isinstance(value, dict) else {}
