@@ -70,7 +70,7 @@ class Desk:
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Read what is on record: of one kind, or all of it but for what came into force."""
-        found = [json.loads(data) for data in self.spool.read(1, 1_000_000)]
+        found = [json.loads(data) for data in self.spool.read(1, 1_000_000, 2**30)]
         if kind is None:
             return [record for record in found if record["kind"] != "bundle"]
         return [record for record in found if record["kind"] == kind]
