@@ -139,7 +139,7 @@ def _why(name: str, opa: Path | None) -> str:
     """Say what to do about a file that differs: another `opa` makes another module of the same sources."""
     version = _check_version(opa) if name == rego.FILE and opa is not None else OPA_VERSION
     if version == OPA_VERSION:
-        return ": build the bundle again, and look at what it is built from"
+        return ": one was changed without the other: build the bundle again"
     return f" by `opa` {version}: bundles are built by {OPA_VERSION}: `go install {OPA_SOURCE}`, then try again"
 
 
