@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exequatur import daemon, transport
-from exequatur.client import LedgerClient, Tls
-from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys
@@ -32,6 +30,7 @@ from pdp.metrics import Metrics
 from pdp.policies import Policies, Standing
 from pdp.rounds import Rules
 from pdp.settings import PdpSettings
+from pdp.shipping import OLDER, Shipping
 from pdp.worker import Conveyor
 
 if TYPE_CHECKING:
@@ -62,8 +61,15 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         policies = Policies({snapshot.tenant: Standing(snapshot)})
         conveyor = Conveyor(store, spools[0], policies, rules, metrics)
         server = _listen(settings, address, conveyor, metrics)
-        shipping = _Shipping(settings, spools, metrics)
+
+        def older(text: str) -> None:
+            conveyor.distrust(OLDER)
+            orders.alarm(f"{OLDER}: {text}")
+
+        first_record = spools[0].last + 1
+        shipping = Shipping(settings, spools, metrics, older)
         conveyor.start()
+        await shipping.heard(first_record)
         await server.start()
         orders.listening(address)
         ending = [
@@ -158,6 +164,10 @@ class Orders:
         """Answer that we serve."""
         self._tell({"listening": address})
 
+    def alarm(self, text: str) -> None:
+        """Say what somebody has to look at."""
+        self._tell({"alarm": text})
+
     def _load(self, order: Mapping[str, Any]) -> Snapshot:
         """Load what was proved, as it was valid when it was proved; judging looks at the time again."""
         module = Path(order["module"]).read_bytes() if order["module"] else None
@@ -192,48 +202,3 @@ async def _obey(orders: Orders, conveyor: Conveyor, metrics: Metrics) -> None:
     while (snapshot := await orders.next()) is not None:
         conveyor.put(snapshot.tenant, Standing(snapshot))
         metrics.sequence.set(snapshot.sequence)
-
-
-class _Shipping:
-    """The way of our spools' records to the ledger; without a ledger they stay where they are."""
-
-    def __init__(self, settings: PdpSettings, spools: list[Spool], metrics: Metrics) -> None:
-        self._spools = spools
-        self._stop = asyncio.Event()
-        self._client: LedgerClient | None = None
-        self._shippers: list[Shipper] = []
-        if settings.ledger is not None:
-            tls = settings.tls
-            self._client = LedgerClient(
-                settings.ledger,
-                tls=None if tls is None else Tls(tls.certificate, tls.key, tls.roots),
-                unsafe_plaintext=settings.unsafe_plaintext,
-            )
-            try:
-                self._shippers = [Shipper(s, self._client.append, log_key=settings.log_key) for s in spools]
-            except (OSError, TrustError) as error:
-                raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
-        self._tasks = [asyncio.create_task(shipper.run(self._stop)) for shipper in self._shippers]
-        self._tasks.append(asyncio.create_task(self._measure(metrics)))
-
-    @property
-    def backlog(self) -> int:
-        """How many records the ledger has not acknowledged."""
-        return sum(spool.last - spool.acknowledged for spool in self._spools)
-
-    async def stop(self, grace_s: float) -> None:
-        """Let the ledger have what is left, for at most `grace_s` seconds."""
-        self._stop.set()
-        await asyncio.gather(*self._tasks)
-        await asyncio.gather(*(shipper.drain(grace_s) for shipper in self._shippers))
-        if self._client is not None:
-            await self._client.close()
-
-    async def _measure(self, metrics: Metrics) -> None:
-        """Show the backlog each second: other processes read it from a file."""
-        while not self._stop.is_set():
-            metrics.backlog.set(self.backlog)
-            try:
-                await asyncio.wait_for(self._stop.wait(), 1.0)
-            except TimeoutError:
-                continue

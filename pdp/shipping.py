@@ -1,0 +1,97 @@
+"""The way of a worker's records to the ledger, and what the ledger's memory says of our state folder.
+
+Rules: without a ledger records stay where they are; a ledger that knows records which were never written here has seen
+a newer state folder than this one, and then nothing that is in it can be trusted: neither floor, nor budget, nor label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from exequatur import daemon
+from exequatur.client import LedgerClient, Tls
+from exequatur.shipper import Shipper
+from exequatur.spool import Spool
+from exequatur.trust.errors import TrustError
+from pdp.metrics import Metrics
+from pdp.settings import PdpSettings
+
+HEARD_S: Final = 2.0
+"""How long a worker waits, before it listens, for the ledger to know its first record: an older folder shows then."""
+
+LOOK_S: Final = 0.01
+
+OLDER: Final = (
+    "the state folder is older than the ledger's memory of it: start with a fresh one, and with `floor` set to the "
+    "sequence that was served last"
+)
+"""Why no policy is trusted in a state folder that was put back from a copy."""
+
+
+class Shipping:
+    """Ships what is in our spools while it lasts."""
+
+    def __init__(
+        self, settings: PdpSettings, spools: Sequence[Spool], metrics: Metrics, older: Callable[[str], None]
+    ) -> None:
+        """Begin; `older` hears what the ledger knows that was never written here. Raises `StartError`."""
+        self._spools, self._older = spools, older
+        self._stop = asyncio.Event()
+        self._client: LedgerClient | None = None
+        self._shippers: list[Shipper] = []
+        self._alarmed = False
+        if settings.ledger is not None:
+            tls = settings.tls
+            self._client = LedgerClient(
+                settings.ledger,
+                tls=None if tls is None else Tls(tls.certificate, tls.key, tls.roots),
+                unsafe_plaintext=settings.unsafe_plaintext,
+            )
+            try:
+                self._shippers = [
+                    Shipper(spool, self._client.append, log_key=settings.log_key, alarmed=self._alarm)
+                    for spool in spools
+                ]
+            except (OSError, TrustError) as error:
+                raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
+        self._tasks = [asyncio.create_task(shipper.run(self._stop)) for shipper in self._shippers]
+        self._tasks.append(asyncio.create_task(self._measure(metrics)))
+
+    @property
+    def backlog(self) -> int:
+        """How many records the ledger has not acknowledged."""
+        return sum(spool.last - spool.acknowledged for spool in self._spools)
+
+    async def heard(self, number: int, at_most_s: float = HEARD_S) -> None:
+        """Wait until the ledger has record `number` of our own spool, or says why not, or the time is up."""
+        end = time.monotonic() + at_most_s
+        while self._shippers and self._spools[0].acknowledged < number and not self._alarmed:
+            if time.monotonic() >= end:
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the ledger have what is left, for at most `grace_s` seconds."""
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(shipper.drain(grace_s) for shipper in self._shippers))
+        if self._client is not None:
+            await self._client.close()
+
+    def _alarm(self, text: str) -> None:
+        """Tell it once: nothing that comes later makes the folder newer."""
+        if not self._alarmed:
+            self._alarmed = True
+            self._older(text)
+
+    async def _measure(self, metrics: Metrics) -> None:
+        """Show the backlog each second: other processes read it from a file."""
+        while not self._stop.is_set():
+            metrics.backlog.set(self.backlog)
+            try:
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+            except TimeoutError:
+                continue
