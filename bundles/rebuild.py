@@ -20,7 +20,7 @@ from pdp.engine.reading import PolicyError
 HERE = Path(__file__).resolve().parent
 KID = "dev-never-in-production"
 EXPIRES = dt.datetime(2036, 1, 1, tzinfo=dt.UTC)
-SEQUENCES = {"coding-agent": 2, "finance": 1, "support-triage": 1}
+SEQUENCES = {"coding-agent": 3, "finance": 2, "support-triage": 2}
 """Each bundle, made of the folder of its name in `policies/`, and its sequence."""
 
 

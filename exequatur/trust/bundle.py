@@ -16,7 +16,7 @@
 10. those who signed are of as many owners as are needed;
 11. each file listed is there, and each file there is listed;
 12. each has the hash that is listed, SHA-2 only, and JSON in it is strict; the first that differs ends it, so that
-    what nobody signed is parsed once at most;
+    what nobody signed is parsed once at most; what OPA hashes by value has, to be served, the bytes of the claim `raw`;
 13. the archive is, to the byte, what we would write from its files: nothing hides between them, and nobody without
     the key can make a second archive of the same bundle;
 14. the bundle is for this tenant;
@@ -65,7 +65,7 @@ from exequatur.trust.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from exequatur.trust.hashing import HASHES, file_hash, is_structured
+from exequatur.trust.hashing import HASHES, file_hash, is_structured, raw_hashes
 from exequatur.trust.keys import BundleKeys
 from exequatur.trust.tokens import (
     SIGNATURES,
@@ -79,7 +79,15 @@ from exequatur.trust.tokens import (
 
 MANIFEST: Final = ".manifest"
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
-_TYPES: Final = {"sequence": int, "exp": int, "nbf": int, "tenant": str, "scope": str, "endorsements": list}
+_TYPES: Final = {
+    "sequence": int,
+    "exp": int,
+    "nbf": int,
+    "tenant": str,
+    "scope": str,
+    "endorsements": list,
+    "raw": dict,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +186,8 @@ def _payload(files: Mapping[str, bytes], claims: BundleClaims) -> dict[str, Any]
     }
     if claims.not_before is not None:
         signed["nbf"] = int(claims.not_before.timestamp())
+    if raw := raw_hashes(files):
+        signed["raw"] = raw
     if claims.scope:
         signed["scope"] = claims.scope
     return signed
@@ -216,6 +226,7 @@ def verify(
     signers = count_owners([key, *endorsers], idle, keys)  # 10
     listed = _check_listed(files, claims["files"])  # 11
     _check_hashes(files, listed)  # 12
+    _check_raw(files, claims.get("raw", {}), serve=serve)
     check_gzip(data, tar)  # now that a damaged file has been named
     bundle = VerifiedBundle(
         files=files,
@@ -359,6 +370,15 @@ def _check_hashes(files: Mapping[str, bytes], listed: Mapping[str, tuple[str, st
             raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")
         if name.endswith(".json") and not by_value:
             _parse(name, files[name])
+
+
+def _check_raw(files: Mapping[str, bytes], raw: Mapping[str, Any], *, serve: bool) -> None:
+    """Hold what OPA hashes by value against its bytes, or anybody could make another archive of the same bundle."""
+    for name, wanted in raw_hashes(files).items():
+        if name in raw and raw[name] != wanted:
+            raise SignatureError(f"`{name}` says what was signed, and is not spelt as it was signed")
+        if serve and name not in raw:
+            raise FormatError(f"the signature has no `raw` hash of `{name}`: sign it with `exequatur bundle sign`")
 
 
 def _check_archive(data: bytes, tar: bytes, files: Mapping[str, bytes]) -> None:

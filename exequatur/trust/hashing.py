@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 HASHES: Final = {
@@ -30,6 +31,11 @@ def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:
     else:
         hasher.update(content)
     return hasher.hexdigest()
+
+
+def raw_hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Hash the bytes of those files whose other hash is by value: JSON can be spelt in many ways."""
+    return {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files) if is_structured(name)}
 
 
 def is_structured(name: str) -> bool:

@@ -18,7 +18,7 @@ from exequatur.trust import archive as trust_archive
 from exequatur.trust.archive import write_archive
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle, endorse, sign, verify
 from exequatur.trust.endorsing import write_endorsement
-from exequatur.trust.hashing import file_hash
+from exequatur.trust.hashing import file_hash, raw_hashes
 from exequatur.trust.keys import BundleKeys, SigningKey, parse_key_set
 
 NOW = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
@@ -139,7 +139,7 @@ class Forge:
             for name in sorted(self.files)
         ]
         self.listed(listed)
-        claims = {**self.claims, "files": listed}
+        claims = {**self.claims, "files": listed, **({"raw": raw} if (raw := raw_hashes(self.files)) else {})}
         endorsements = [write_endorsement(key, compact(claims)) for key in self.endorsers]
         self.endorsements(endorsements)
         if endorsements:
