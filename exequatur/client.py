@@ -24,8 +24,27 @@ from typing import Any, Final, Self, TypeVar
 import grpc
 import grpc.aio
 
+from exequatur.served import (
+    BundleStatus,
+    CandidateStatus,
+    KeysStatus,
+    PolicyState,
+    RefusedBundle,
+    ServedBundle,
+    TenantStatus,
+    TrialMode,
+)
 from exequatur.trust.canonical import Json, canonical
-from exequatur.v1 import audit_pb2, audit_pb2_grpc, decision_pb2, decision_pb2_grpc, session_pb2, session_pb2_grpc
+from exequatur.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    bundle_pb2,
+    bundle_pb2_grpc,
+    decision_pb2,
+    decision_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
 from exequatur.values import (
     Ack,
     Claims,
@@ -44,6 +63,7 @@ from exequatur.values import (
 __all__ = [
     "Ack",
     "AsyncClient",
+    "BundleStatus",
     "CallError",
     "Claims",
     "Client",
@@ -132,6 +152,7 @@ class Client:
         self._channel = open_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
         self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
         self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        self._bundles = bundle_pb2_grpc.BundleServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
@@ -170,6 +191,16 @@ class Client:
         request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
         return _session(self._call(self._sessions.CloseSession, request).session)
 
+    def bundle_status(self, *, tenant: str = "") -> BundleStatus:
+        """Show what is served, to one tenant or (empty) to all."""
+        request = bundle_pb2.GetStatusRequest(tenant=tenant)
+        return status_of(self._call(self._bundles.GetStatus, request).status)
+
+    def refresh_bundles(self, *, tenant: str = "") -> BundleStatus:
+        """Have newer bundles looked for now, and show what is served afterwards."""
+        request = bundle_pb2.RefreshRequest(tenant=tenant)
+        return status_of(self._call(self._bundles.Refresh, request).status)
+
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
@@ -199,6 +230,7 @@ class AsyncClient:
         self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
         self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
         self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        self._bundles = bundle_pb2_grpc.BundleServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     async def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
@@ -240,6 +272,16 @@ class AsyncClient:
         """As `Client.close_session`."""
         request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
         return _session((await self._call(self._sessions.CloseSession, request)).session)
+
+    async def bundle_status(self, *, tenant: str = "") -> BundleStatus:
+        """As `Client.bundle_status`."""
+        request = bundle_pb2.GetStatusRequest(tenant=tenant)
+        return status_of((await self._call(self._bundles.GetStatus, request)).status)
+
+    async def refresh_bundles(self, *, tenant: str = "") -> BundleStatus:
+        """As `Client.refresh_bundles`."""
+        request = bundle_pb2.RefreshRequest(tenant=tenant)
+        return status_of((await self._call(self._bundles.Refresh, request)).status)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -454,7 +496,60 @@ def _scope(response: session_pb2.GetSessionResponse) -> Scope:
     return Scope(_session(response.session), {pin.tool: pin.definition_sha256 for pin in response.tools})
 
 
-_Word = TypeVar("_Word", Effect, ReasonKind)
+def status_of(message: bundle_pb2.BundleStatus) -> BundleStatus:
+    """Take a status from the wire."""
+    return BundleStatus(tuple(map(_tenant, message.tenants)), tuple(message.alarms), _time(message, "at"))
+
+
+def _tenant(message: bundle_pb2.TenantStatus) -> TenantStatus:
+    serving, refused, candidate = message.serving, message.refused, message.candidate
+    return TenantStatus(
+        tenant=message.tenant,
+        source=message.source,
+        state=_known(PolicyState, message.state),
+        reason=message.reason,
+        serving=_served(serving) if message.HasField("serving") else None,
+        floor=message.floor,
+        confirmed_at=_time(message, "confirmed_at"),
+        last_look_at=_time(message, "last_look_at"),
+        faults=tuple(message.faults),
+        refused=RefusedBundle(refused.origin, refused.digest, refused.reason, _time(refused, "at"))
+        if message.HasField("refused")
+        else None,
+        candidate=_candidate(candidate) if message.HasField("candidate") else None,
+        keys=KeysStatus(
+            tuple(message.keys.kids), message.keys.threshold, tuple(message.keys.revoked), message.keys.fault
+        ),
+        workers={worker.name: worker.digest for worker in message.workers},
+    )
+
+
+def _served(message: bundle_pb2.ServedBundle) -> ServedBundle:
+    return ServedBundle(
+        digest=message.digest,
+        sequence=message.sequence,
+        kids=tuple(message.kids),
+        revision=message.revision,
+        expires_at=_time(message, "expires_at"),
+        since=_time(message, "since"),
+    )
+
+
+def _candidate(message: bundle_pb2.CandidateStatus) -> CandidateStatus:
+    return CandidateStatus(
+        digest=message.digest,
+        sequence=message.sequence,
+        mode=_known(TrialMode, message.mode),
+        percent=message.percent,
+        judged=message.judged,
+        stricter=message.stricter,
+        looser=message.looser,
+        errors=message.errors,
+        halted=message.halted,
+    )
+
+
+_Word = TypeVar("_Word", Effect, PolicyState, ReasonKind, TrialMode)
 
 
 def _known(words: type[_Word], number: int) -> _Word:
