@@ -98,18 +98,22 @@ def _opening(path: Path, compiler: Compiled) -> Iterator[Opened]:
 def _judge(asked: Asked, old: Opened, new: Opened, found: _Found) -> dict[str, Any]:
     """Judge the cases, what was recorded, and what the probe comes to; say how much that was."""
     sides = Sides(old.snapshot, new.snapshot)
-    named = flips.named(old.files, new.files)
+    same = flips.same(old, new)
+    named = [] if same else flips.named(old.files, new.files)
     with _progress() as told:
-        told(f"judging {len(named)} cases twice")
-        found.take(change for name, case in named if (change := sides.flip(name, case)) is not None)
+        for at, (name, case) in enumerate(named):
+            told(f"judging cases twice: {at:,} of {len(named):,}")
+            found.take(filter(None, [sides.flip(name, case)]))
         lines = None if asked.recorded is None else _recorded(asked.recorded, sides, found, told)
-        probed = None if not asked.probe_s else _probe(sides, named, asked.probe_s, told)
+        probed = None if same or not asked.probe_s else _probe(sides, named, asked.probe_s, told)
     if probed is not None:
         found.take(probed.changes)
     return {
         "old": str(asked.old),
+        "old_digest": old.snapshot.digest.hex(),
         "new": str(asked.new),
-        "cases": len(named),
+        "new_digest": new.snapshot.digest.hex(),
+        "cases": None if same else len(named),
         "recorded": lines,
         "probe": None if probed is None else _probed(probed),
     }
@@ -121,11 +125,9 @@ def _recorded(path: Path, sides: Sides, found: _Found, told: Callable[[str], Non
     try:
         with path.open("rb") as file:
             for number, case in recorded.read(file, str(path), now):
-                change = sides.flip(f"recorded:{number}", case)
-                found.take(() if change is None else (change,))
+                told(f"judging recorded actions twice: {count:,}")
+                found.take(filter(None, [sides.flip(f"recorded:{number}", case)]))
                 count += 1
-                if count % 100 == 0:
-                    told(f"judging recorded actions twice: {count:,}")
     except PolicyError as error:
         fail(str(error))
     if not count:
@@ -135,8 +137,7 @@ def _recorded(path: Path, sides: Sides, found: _Found, told: Callable[[str], Non
 
 def _probe(sides: Sides, named: list[Named], seconds: float, told: Callable[[str], None]) -> Probed:
     def on_try(at: int, of: int) -> None:
-        if at % 100 == 0:
-            told(f"probing: {at:,} of {of:,} tries")
+        told(f"probing: {at:,} of {of:,} tries")
 
     return probe(sides, [case for _, case in named], seconds, on_try)
 

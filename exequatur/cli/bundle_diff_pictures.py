@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_ROWS: Final = 20
-"""Changes of one direction that are shown."""
+_ROWS: Final = {"wider": 40, "changed": 40, "tighter": 10, "neutral": 5}
+"""Changes of each direction that are shown: those that want accepting before all."""
 
 _SECTIONS: Final = (
     ("wider", "wider", "bold red"),
@@ -47,23 +47,28 @@ def _table(changes: Sequence[Mapping[str, Any]], count: int) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", ratio=2)
     table.add_column(overflow="fold", ratio=3)
-    for change in changes[:_ROWS]:
+    shown = changes[: _ROWS[changes[0]["direction"]]]
+    for change in shown:
         mark, style = _MARKS[change["direction"]]
         name = Text(change["id"], style="bold")
         text = Text.assemble(("! ", "bold red") if change["allows"] else "", change["text"])
         if change["accepted"]:
             name, text = Text(change["id"], style="dim"), Text.assemble(("accepted  ", "green"), text)
         table.add_row(Text(mark, style=style), name, text)
-    if count > _ROWS:
-        table.add_row("", Text(f"and {count - _ROWS:,} more: `--json` has them", style="dim"), "")
+    if count > len(shown):
+        table.add_row("", Text(f"and {count - len(shown):,} more: see `--json`", style="dim"), "")
     return table
 
 
 def _looked_at(value: Mapping[str, Any]) -> Iterator[Text]:
-    parts = [f"{value['cases']:,} cases of both"]
+    parts = [] if value["cases"] is None else [f"{value['cases']:,} cases of both"]
     if value["recorded"] is not None:
         parts.append(f"{value['recorded']:,} recorded actions")
-    yield Text(f"judged under both: {', '.join(parts)}", style="dim")
+    if parts:
+        yield Text(f"judged under both: {', '.join(parts)}", style="dim")
+    if value["cases"] is None:
+        yield Text("no file that decides is another one: cases are not judged, and nothing is probed", style="dim")
+        return
     probe = value["probe"]
     if probe is None:
         yield Text("not probed", style="dim")

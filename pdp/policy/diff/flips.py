@@ -13,10 +13,12 @@ from typing import Final, TypeAlias
 from exequatur.trust.canonical import canonical
 from pdp.bundle import cases
 from pdp.bundle.cases import Case
+from pdp.engine import opa
 from pdp.engine.reading import sentence
 from pdp.engine.snapshot import Snapshot
 from pdp.model import Decision, Effect
 from pdp.policy.diff.change import Change, Direction, in_both, listed
+from pdp.policy.opening import Opened
 
 _NEUTRAL, _TIGHTER, _CHANGED, _WIDER = Direction
 
@@ -67,8 +69,8 @@ def _differences(old: Decision, new: Decision) -> Iterator[tuple[Direction, str]
     yield from _demands(old, new)
     gone, came = in_both(_policies(old), _policies(new))
     if gone or came:
-        by, instead = (listed(each, _SHOWN) or "nothing" for each in (came, gone))
-        yield _NEUTRAL, f"{new.effect.name.replace('_', ' ')} as before, by {by} in place of {instead}"
+        parts = [f"by {listed(came, _SHOWN)}"] * bool(came) + [f"not by {listed(gone, _SHOWN)}"] * bool(gone)
+        yield _NEUTRAL, f"{_named(new)} as before, {' and '.join(parts)}"
 
 
 def _side(new: Decision) -> str:
@@ -95,12 +97,24 @@ def _demands(old: Decision, new: Decision) -> Iterator[tuple[Direction, str]]:
 def _effect(decision: Decision) -> str:
     """Give the effect and its first policies."""
     policies = listed(_policies(decision), _SHOWN)
-    name = decision.effect.name.replace("_", " ")
-    return f"{name} by {policies}" if policies and decision.effect is not Effect.ALLOW else name
+    return f"{_named(decision)} by {policies}" if policies and decision.effect is not Effect.ALLOW else _named(decision)
+
+
+def _named(decision: Decision) -> str:
+    return decision.effect.name.replace("_", " ")
 
 
 def _policies(decision: Decision) -> list[str]:
     return list(dict.fromkeys(reason.policy or reason.kind.name.lower() for reason in decision.reasons))
+
+
+def same(old: Opened, new: Opened) -> bool:
+    """Whether all that decides is the same to the byte, so that no answer can differ. A server can always differ."""
+    before, after = (
+        {name: data for name, data in each.files.items() if not (cases.is_cases(name) or name.endswith(".md"))}
+        for each in (old, new)
+    )
+    return before == after and all(spec.engine != opa.ENGINE for spec in new.snapshot.manifest.engines)
 
 
 def named(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Named]:

@@ -73,8 +73,16 @@ def _of_module(source: Rego, file: str) -> Iterator[tuple[str, str]]:
     for rule in module.get("rules", []):
         head = rule["head"]
         name = ".".join(str(part["value"]) for part in head["ref"]) if "ref" in head else str(head.get("name", ""))
-        used = {alias: path for alias, path in imports.items() if alias in set(_names(rule))}
-        yield f"{package}.{name}", json.dumps([rule, used], sort_keys=True)
+        names = set(_names(rule))
+        used = {alias: path for alias, path in imports.items() if alias in names}
+        entry = _entry(head.get("key"))
+        yield f"{package}.{name}#{entry}" if entry else f"{package}.{name}", json.dumps([rule, used], sort_keys=True)
+
+
+def _entry(key: Any) -> str:
+    """Give the `id` of the entry that a rule adds to a set, as `deny contains {"id": "x"}` does; empty without."""
+    members = key["value"] if isinstance(key, dict) and key.get("type") == "object" else ()
+    return next((str(value["value"]) for name, value in members if name.get("value") == "id"), "")
 
 
 def _import(value: Mapping[str, Any]) -> tuple[str, str]:
