@@ -81,7 +81,8 @@ class Activation:
         self.stage = Stage.IDLE
         self.fault = ""
         """Why the last order did not come into force; empty when it did."""
-        self._pending: Order | None = None
+        self.pending: Order | None = None
+        """What is being prepared."""
         self._waited: set[int] = set()
         self._prepared: set[int] = set()
 
@@ -94,7 +95,7 @@ class Activation:
         """Have the `live` workers prepare `order`."""
         if self.stage is not Stage.IDLE:
             raise RuntimeError("another order is on its way")
-        self.stage, self.fault, self._pending = Stage.PREPARING, "", order
+        self.stage, self.fault, self.pending = Stage.PREPARING, "", order
         self._waited, self._prepared = set(live), set()
         return self._all(Verb.PREPARE, order, self._waited)
 
@@ -103,8 +104,8 @@ class Activation:
         steps: list[Step] = []
         if self.in_force is not None:
             steps += [Step(worker, Verb.PREPARE, self.in_force), Step(worker, Verb.COMMIT, self.in_force)]
-        if self.stage is Stage.PREPARING and self._pending is not None:
-            steps.append(Step(worker, Verb.PREPARE, self._pending))
+        if self.stage is Stage.PREPARING and self.pending is not None:
+            steps.append(Step(worker, Verb.PREPARE, self.pending))
         if self.stage is not Stage.IDLE:
             self._waited.add(worker)
         return steps
@@ -140,7 +141,7 @@ class Activation:
 
     def late(self) -> list[Step]:
         """Hear that what is waited for has taken too long; whoever is waited for is ended."""
-        order, waited = self._pending or self.in_force, frozenset(self._waited)
+        order, waited = self.pending or self.in_force, frozenset(self._waited)
         steps = [] if order is None else self._all(Verb.END, order, waited)
         if self.stage is Stage.PREPARING:
             return self._abort("a worker did not prepare it in time" if waited else "no worker is there") + steps
@@ -152,7 +153,7 @@ class Activation:
         self.in_force = None
 
     def _is_pending(self, digest: str) -> bool:
-        return self._pending is not None and self._pending.digest == digest
+        return self.pending is not None and self.pending.digest == digest
 
     def _go_on(self) -> list[Step]:
         if self._waited or self.stage is Stage.IDLE:
@@ -160,21 +161,21 @@ class Activation:
         if self.stage is Stage.COMMITTING:
             self.stage = Stage.IDLE
             return []
-        order = self._pending
+        order = self.pending
         if order is None or not self._prepared:
             return []  # nobody has prepared it: the next worker to begin is waited for
         try:
             self._raise_floor(order)
         except Refused as error:
             return self._abort(str(error))
-        self.in_force, self._pending = order, None
+        self.in_force, self.pending = order, None
         self.stage, self._waited = Stage.COMMITTING, self._prepared
         self._prepared = set()
         return self._all(Verb.COMMIT, order, self._waited)
 
     def _abort(self, reason: str) -> list[Step]:
-        order, told = self._pending, self._waited | self._prepared
-        self.stage, self.fault, self._pending = Stage.IDLE, reason, None
+        order, told = self.pending, self._waited | self._prepared
+        self.stage, self.fault, self.pending = Stage.IDLE, reason, None
         self._waited, self._prepared = set(), set()
         return [] if order is None else self._all(Verb.ABORT, order, told)
 
