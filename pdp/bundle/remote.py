@@ -226,7 +226,7 @@ class RemoteSource:
 
     def _backoff(self, failures: int, error: SourceError) -> float:
         first, longest = BACKOFF_S
-        pause_s = self._pace.uniform(first, min(longest, first * 2 ** min(failures, 16)))
+        pause_s = self._pace.uniform(first, min(longest, first * 2 ** min(failures - 1, 16)))
         return max(pause_s, min(_seconds(error.retry_after, self._pace.clock()), RETRY_AFTER_S))
 
 

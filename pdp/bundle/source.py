@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pdp.settings import Feed
 
 ENDINGS: Final = (".tar.gz", ".tgz", ".tar")
+_SERVED: Final = replace(LIMITS, unpacked_bytes=LIMITS.archive_bytes)
+"""What is signed to be served is not compressed: it unpacks to less than it is, and a bomb is seen early."""
 _KEY_BYTES: Final = 64 * 1024
 
 _Stamp: TypeAlias = tuple[int, int, int, int]
@@ -207,7 +209,7 @@ def open_bundle(
     """Verify an archive; `keys` None takes what nobody signed, for any tenant. Raises `TrustError`."""
     if keys is None:
         return replace(unsafe_read_unsigned(data), tenant=tenant)
-    return verify(data, keys, now=now, tenant=tenant, floor=floor)
+    return verify(data, keys, now=now, tenant=tenant, floor=floor, limits=_SERVED)
 
 
 def read_archive_file(path: Path) -> bytes:

@@ -5,14 +5,16 @@ Rules:
   decompressed here.
 - A redirect is followed on the same server alone. What is held against a digest may come from elsewhere, over HTTPS,
   and elsewhere hears no token and sees no certificate of ours.
-- Tokens, certificates and roots are read anew for each visit, so that they can be rotated. Nothing of the environment
+- Tokens, certificates and roots are read anew when they change, so that they can be rotated. Nothing of the environment
   is used: no proxy, no `.netrc`. No sentence holds a token, a query, or a server's own words but its media types.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +36,7 @@ TOKEN_BYTES: Final = 64 * 1024
 REDIRECTS: Final = 3
 """How many redirects one question may take."""
 
+_PORTS: Final = 65535
 _MOVED: Final = (301, 302, 303, 307, 308)
 _NETWORK: Final = (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError)
 
@@ -86,24 +89,44 @@ class Access:
         """Refuse plain text, but on this machine, when it was asked for. Raises `SourceError`."""
         if url.scheme == "http" and not (self.unsafe_plaintext and is_loopback(url.host)):
             raise SourceError("plain text has to be asked for with `unsafe_plaintext`, and is for loopback alone")
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not url.host or (url.port or 1) > _PORTS:
             raise SourceError("it is no address of a server: give https://HOST[:PORT]/PATH")
         if url.userinfo:
             raise SourceError("an address holds no name and no password: a token has a file")
 
     def tls(self) -> ssl.SSLContext:
-        """Read roots and certificate. Raises `SourceError`."""
-        path = self.roots
+        """Read roots and certificate, if they have changed. Raises `SourceError`."""
+        path = None
         try:
-            context = ssl.create_default_context(cafile=None if path is None else str(path))
-            if self.certificate is not None:
-                path = self.certificate
-                context.load_cert_chain(self.certificate, self.key)
-        except (ssl.SSLError, ValueError):
-            raise SourceError(f"`{path}` holds no certificate in PEM, or not its key") from None
+            stamps = []
+            for path in (self.roots, self.certificate, self.key):
+                status = None if path is None else path.stat()
+                stamps.append(None if status is None else (status.st_mtime_ns, status.st_ino, status.st_size))
         except OSError as error:
             raise SourceError(f"`{path}` cannot be read: {_reason(error)}") from None
-        return context
+        return _tls(self.roots, self.certificate, self.key, tuple(stamps))
+
+
+@functools.lru_cache(maxsize=32)
+def _tls(roots: Path | None, certificate: Path | None, key: Path | None, stamps: tuple[object, ...]) -> ssl.SSLContext:
+    """Read roots and certificate as they are at `stamps`: the system's roots alone take 20 ms. Raises `SourceError`."""
+    del stamps
+    path = roots
+    try:
+        context = ssl.create_default_context(cafile=None if path is None else str(path))
+        if certificate is not None:
+            path = certificate
+            context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, ValueError):
+        raise SourceError(f"`{path}` holds no certificate in PEM, or not its key") from None
+    except OSError as error:
+        raise SourceError(f"`{path}` cannot be read: {_reason(error)}") from None
+    return context
+
+
+def _no_password() -> str:
+    """Nobody is asked for a password at a terminal."""
+    return ""
 
 
 class Reply:
@@ -273,4 +296,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or "unknown").lower()
+    if error.errno is None or error.errno <= 0:  # a name that does not resolve has numbers of its own
+        return (error.strerror or "unknown").lower()
+    return os.strerror(error.errno).lower()

@@ -43,20 +43,27 @@ class Authority:
         self.roots = self.folder / f"{self.name}.pem"
         self.roots.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *identities: str) -> TlsFiles:
-        """Issue a leaf for 127.0.0.1 and localhost with `identities` as URI SANs."""
+    def issue(self, name: str, *identities: str, host: str = "", age: dt.timedelta = DAY) -> TlsFiles:
+        """Issue a leaf for 127.0.0.1 and localhost, or for `host` alone, with `identities` as URI SANs.
+
+        It began `age` ago, and holds for two days.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity) for identity in identities]
-        names += [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names += (
+            [x509.DNSName(host)]
+            if host
+            else [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
         cert = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(self._cert.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
+            .not_valid_before(now - age)
+            .not_valid_after(now - age + 2 * DAY)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
