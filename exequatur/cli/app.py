@@ -15,9 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(bundle.app, name="bundle", help="Build, sign, verify and inspect policy bundles.")
+app.add_typer(bundle.app, name="bundle", help="Build, compare, endorse, sign, verify and ship policy bundles.")
 app.add_typer(policy.app, name="policy", help="Check, test, try, explain and format policy.")
-app.add_typer(keys.app, name="keys", help="Make signing keys.")
+app.add_typer(keys.app, name="keys", help="Make keys, and show which are trusted.")
 app.add_typer(session.app, name="session", help="Open, show and close sessions.")
 app.add_typer(audit.app, name="audit", help="Read and verify the audit log.")
 app.command()(authorize)

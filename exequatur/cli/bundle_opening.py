@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exequatur.cli.console import Exit, errors, fail
+from exequatur.cli.key_listing import private_keys_hint
 from exequatur.signer import SignerError
 from exequatur.trust.bundle import VerifiedBundle
 from exequatur.trust.errors import TrustError
@@ -50,9 +51,7 @@ def ring(folder: Path) -> BundleKeys:
     try:
         return read_keys(folder)
     except TrustError as error:
-        if list(folder.glob("*.key")) and (folder / "public").is_dir():
-            fail(f"`--keys {folder}`: private keys are there: name `{folder / 'public'}`", Exit.CONFIG)
-        fail(f"`--keys {folder}`: {error}", Exit.CONFIG)
+        fail(f"`--keys {folder}`: {error}{private_keys_hint(folder)}", Exit.CONFIG)
 
 
 def rebuilt(files: Mapping[str, bytes]) -> Results:

@@ -15,16 +15,14 @@ from typing import Any
 from exequatur.cli import bundle_pictures as pictures
 from exequatur.cli import endorsements
 from exequatur.cli.bundle_opening import archive, facts, faults, rebuilt, rfc3339, ring, trust
-from exequatur.cli.bundle_signers import AnySigner, Terms, Who
+from exequatur.cli.bundle_signers import Terms, Who
 from exequatur.cli.console import console, emit
 from exequatur.cli.endorsements import Endorsement
 from exequatur.cli.files import write_whole
 from exequatur.trust import bundle as trusted
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle
 from exequatur.trust.errors import TrustError
-from exequatur.trust.key_policy import KeyPolicy
-from exequatur.trust.key_policy import Terms as KeyTerms
-from exequatur.trust.keys import BundleKeys, KeySet
+from exequatur.trust.keys import BundleKeys, trust_one
 from pdp.bundle.contents import unverified_claims
 
 
@@ -42,7 +40,7 @@ def sign(
         rebuilt(bundle.files)
         data = trusted.sign(bundle.files, signer, claims, [item.token for item in given])
         # What nobody else would trust must not leave this desk.
-        asked = trusting or _alone(signer, claims)
+        asked = trusting or trust_one(signer.public, claims.scope)
         signed = _verified(data, asked, claims, now, "" if keys is None else f"`--keys {keys}` would not trust it: ")
         write_whole(out, data)
     value = {"out": str(out), **facts(signed), **(trust(signed, asked) if trusting else {})}
@@ -78,12 +76,6 @@ def _covered(data: bytes, claims: BundleClaims, given: Sequence[Endorsement], pa
     for item, path in zip(given, paths, strict=True):
         item.check(bundle.files, claims, path)
     return bundle
-
-
-def _alone(signer: AnySigner, claims: BundleClaims) -> BundleKeys:
-    """Trust the key that signed, for what it signed."""
-    terms = {signer.kid: KeyTerms(signer.kid, scope=claims.scope)}
-    return BundleKeys(KeySet({signer.kid: signer.public}, KeyPolicy("bundle", terms=terms)))
 
 
 def _verified(data: bytes, keys: BundleKeys, claims: BundleClaims, now: datetime, where: str) -> VerifiedBundle:

@@ -1,4 +1,4 @@
-"""`exequatur keys`: make keys.
+"""`exequatur keys`: make keys, and show which are trusted.
 
 Rules: a private key is readable by its owner alone, and never written over another; what others need is in a file, and
 a folder, of its own.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from exequatur.cli.console import Exit, emit, fail
+from exequatur.cli.key_listing import PURPOSES, listing, picture, private_keys_hint
+from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import ALGORITHMS, generate, load_log_key, parse_key_set
 from exequatur.trust.note import LogKey
@@ -27,11 +30,6 @@ UNNAMED: Final = ("RS256", "ES256", "ES384", "ES512", LOG_ALGORITHM)
 """What a file's name does not have to say: the usual one, and those that the key itself tells."""
 
 _KID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `generate` a verb, though it is the only one."""
 
 
 @app.command("generate")
@@ -72,6 +70,26 @@ def generate_key(
         fail(f"`{error.filename}` cannot be written: {(error.strerror or str(error)).lower()}")
     value = {"alg": alg, "kid": kid, "private": str(private_file), "public": str(public_file)}
     emit(value, as_json=as_json, render=lambda: _picture(value))
+
+
+@app.command("show")
+def show_keys(
+    folder: Annotated[Path, typer.Argument(help="a folder of public keys, with its `keys.json` if it has one")],
+    purpose: Annotated[
+        str, typer.Option(help="refuse keys for anything else: `bundle` or `permit`; else what `keys.json` says")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Show a folder's keys: whose, until when, what for, and how many owners must sign. Exit code 1: it is broken."""
+    if purpose not in ("", *PURPOSES):
+        fail(f"`--purpose` must be one of {', '.join(f'`{name}`' for name in PURPOSES)}")
+    if not folder.is_dir():
+        fail(f"`{folder}`: it is {'no folder' if folder.exists() else 'not there'}: name a folder of public keys")
+    try:
+        value = KeyFolder(folder, lambda files: listing(files, purpose, datetime.now(UTC))).read()
+    except TrustError as error:
+        fail(f"`{folder}`: {error}{private_keys_hint(folder)}", Exit.NO)
+    emit(value, as_json=as_json, render=lambda: picture(str(folder), value))
 
 
 def _picture(value: dict[str, str]) -> Table:

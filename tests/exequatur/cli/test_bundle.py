@@ -203,6 +203,11 @@ def test_keys_that_cannot_be_read_say_nothing_about_the_bundle():
             assert why in line
 
 
+def test_the_folder_of_private_keys_is_not_the_one_that_is_meant():
+    Path("signed.tar.gz").write_bytes(publish())
+    assert "did you mean `public`" in said("verify", "signed.tar.gz", "--keys", ".", code=64)
+
+
 def test_inspect_shows_what_is_inside():
     Path("signed.tar.gz").write_bytes(publish(7, expires_at=datetime(2090, 1, 1, tzinfo=UTC)))
     text = call("inspect", "signed.tar.gz").stdout

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -77,3 +80,68 @@ def test_the_ledgers_key_signs_checkpoints_under_its_origin(tmp_path):
 def test_a_wrong_call_writes_nothing(tmp_path, arguments, why):
     assert why in generate("--out", tmp_path / "keys", *arguments, code=2)
     assert not (tmp_path / "keys").exists()
+
+
+# --- show
+
+
+def show(folder: Path, *more: str, code: int = 0):
+    result = CliRunner().invoke(app, ["show", str(folder), *more])
+    assert result.exit_code == code, result.output + result.stderr
+    return json.loads(result.stdout) if code == 0 and "--json" in more else result.stderr if code else result.stdout
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Keys of three people, one of whom has two: one revoked, one over."""
+    for kid in ("alice", "bob", "old", "ci"):
+        generate("--out", tmp_path, "--kid", kid, "--alg", "ES256")
+    folder = tmp_path / "public"
+    keys = {
+        "alice": {"owner": "alice@example.org", "not_after": "2090-01-01T00:00:00Z", "tenants": ["acme"]},
+        "bob": {"owner": "bob@example.org", "not_after": "2020-01-01T00:00:00Z"},
+        "old": {"owner": "alice@example.org"},
+        "ci": {"owner": "ci@example.org", "scope": "prod"},
+    }
+    policy = {"purpose": "bundle", "threshold": 2, "keys": keys, "revoked": ["old", "lost"]}
+    (folder / "keys.json").write_text(json.dumps(policy))
+    return folder
+
+
+def test_a_folder_of_keys_is_shown_as_whoever_verifies_reads_it(people):
+    value = show(people, "--json")
+    rows = {row["kid"]: row for row in value["keys"]}
+    assert (value["purpose"], value["threshold"]) == ("bundle", 2)
+    assert value["owners"] == ["alice@example.org", "ci@example.org"], "who can sign now"
+    assert {kid for kid, row in rows.items() if row["revoked"]} == {"old", "lost"}
+    assert {kid for kid, row in rows.items() if row["expired"]} == {"bob"}
+    assert (rows["alice"]["tenants"], rows["ci"]["scope"]) == (["acme"], "prod")
+    assert rows["lost"]["fingerprint"] is None
+    text = show(people)
+    for word in (
+        "2 of 2 owners who can sign now",
+        "revoked",
+        "over since 2020",
+        "until 2090",
+        rows["old"]["fingerprint"],
+    ):
+        assert word in text
+
+
+def test_a_fingerprint_is_what_other_tools_say(people):
+    command = ["openssl", "pkey", "-pubin", "-in", str(people / "alice.pem"), "-outform", "DER"]
+    der = subprocess.run(command, capture_output=True, check=True).stdout
+    (row,) = (row for row in show(people, "--json")["keys"] if row["kid"] == "alice")
+    assert row["fingerprint"] == hashlib.sha256(der).hexdigest()
+
+
+def test_a_folder_that_nobody_could_use_is_a_no(people, tmp_path):
+    assert "for the purpose `bundle`, not for `permit`" in show(people, "--purpose", "permit", code=1)
+    (people / "extra.pem").write_bytes((people / "ci.pem").read_bytes())
+    assert "`extra`" in show(people, code=1)
+    (people / "extra.pem").unlink()
+    (people / "keys.json").unlink()
+    assert "any key is enough" in show(people)
+    assert f"did you mean `{people}`" in show(tmp_path, code=1)
+    assert "it is not there" in show(tmp_path / "nowhere", code=2)
+    assert "must be one of `bundle`, `permit`" in show(people, "--purpose", "cooking", code=2)
