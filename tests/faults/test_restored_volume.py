@@ -13,6 +13,7 @@ import bank
 from entries import records
 from exequatur.client import CallError
 from exequatur.values import Effect, Outcome
+from pdp.shipping import OLDER
 from stack import OPENER, Stack, until
 
 
@@ -49,10 +50,8 @@ def test_a_restored_old_volume_is_refused_and_alarmed(stack):
         stack.pdp.start()
         refused = [pay() for _ in range(50)]  # from the first call on
         assert {answer.effect for answer in refused} == {Effect.DENY}, "the budget of the copy is not spent again"
-        assert {answer.reasons[0].text for answer in refused} == {
-            "the policy in force is no longer trusted: the state folder is older than the ledger's memory of it: "
-            "start with a fresh one, and with `floor` set to the sequence that was served last"
-        }
+        told = f"the policy in force is no longer trusted: {OLDER}"
+        assert {answer.reasons[0].text for answer in refused} == {told}
         with pytest.raises(CallError, match="the state folder is older"):
             opener.open_session("teller", bank.SIDECAR, instance="i2", scope=["*"], **limits)
         assert teller.settle(held[0].decision_id, Outcome.EXECUTED) == bank.DOLLAR, "what ran is still accounted for"
