@@ -179,6 +179,29 @@ def diff(
     verb.diff(verb.Asked(old, new, tuple(accept or ()), recorded, probe, as_json))
 
 
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="what `sign` wrote")],
+    destination: Annotated[
+        str, typer.Argument(help="a folder, `https://HOST/PATH` that takes PUT, or `oci://HOST/REPOSITORY:TAG`")
+    ],
+    *,
+    keys: Annotated[Path | None, typer.Option(help="verify it first, by this folder of public keys")] = None,
+    token: Annotated[
+        Path | None, typer.Option(help="a file with our token for the server, or `NAME:PASSWORD` for a registry")
+    ] = None,
+    roots: Annotated[Path | None, typer.Option(help="the roots that sign the server, PEM; else the system's")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="our certificate chain for the server, PEM")] = None,
+    key: Annotated[Path | None, typer.Option(help="its private key, PEM")] = None,
+    unsafe_plaintext: Annotated[bool, typer.Option("--unsafe-plaintext", help="plain text, on loopback alone")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a signed bundle where decision points look for it; never over a newer one. Exit code 1 is a refusal."""
+    verb = work("bundle_push")
+    access = verb.Access(token, roots, certificate, key, unsafe_plaintext)
+    verb.push(verb.Order(bundle, destination, keys, access, as_json))
+
+
 def work(name: str = "bundling") -> ModuleType:
     """Import the verbs' work, which needs the engines."""
     try:

@@ -25,7 +25,7 @@ import httpx2
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
 from pdp.bundle.remote import Answer
 from pdp.bundle.source import SourceError
-from pdp.bundle.web import WEB_LIMITS, Access, Reply, Visit, WebLimits, bearer, is_loopback, visit
+from pdp.bundle.web import WEB_LIMITS, Access, Reply, Visit, WebLimits, bearer, is_loopback, origin_of, visit
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -46,7 +46,11 @@ _REFERENCE: Final = re.compile(
 )
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _OK: Final = 200
+_CREATED: Final = 201
+_ACCEPTED: Final = 202
 _WANTS_TOKEN: Final = 401
+_GONE: Final = 404
+_LAYER_GONE: Final = "the layer that the manifest names is not there any more: was its tag moved meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,29 @@ class Registry:
             raise SourceError("the layer is not what the manifest says: its size or its digest differs")
         return b"".join(chunks)
 
+    async def upload(self, data: bytes) -> None:
+        """Put a blob there, unless it is. Raises `SourceError`."""
+        digest = digest_of(data)
+        async with self.ask("HEAD", f"blobs/{digest}") as reply:
+            if reply.status == _OK:
+                return
+        async with self.ask("POST", "blobs/uploads/") as reply:
+            if reply.status != _ACCEPTED:
+                raise reply.refused()
+            place = self._base.join(reply.headers.get("location", "")).copy_merge_params({"digest": digest})
+        if origin_of(place) != origin_of(self._base):
+            raise SourceError(f"it would have us upload to {quoted(place.host)}, which nobody named")
+        async with self.ask("PUT", str(place), {"Content-Type": "application/octet-stream"}, content=data) as reply:
+            if reply.status != _CREATED:
+                raise reply.refused()
+
+    async def tag(self, manifest: bytes, media_type: str) -> None:
+        """Let the tag name a manifest whose blobs are there. Raises `SourceError`."""
+        headers = {"Content-Type": media_type}
+        async with self.ask("PUT", f"manifests/{self._reference.tag}", headers, content=manifest) as reply:
+            if reply.status != _CREATED:
+                raise reply.refused()
+
     @asynccontextmanager
     async def ask(
         self,
@@ -208,10 +235,6 @@ class Registry:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise SourceError("its token server gives no token")
         return token
-
-
-_GONE: Final = 404
-_LAYER_GONE: Final = "the layer that the manifest names is not there any more: was its tag moved meanwhile"
 
 
 def digest_of(data: bytes) -> str:
