@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ async def desk(
     name: str = "spool",
     journal: Any = None,
     clock: Clock | None = None,
+    halted: Callable[[str, bytes, str], None] = lambda *_: None,
 ) -> AsyncIterator[Desk]:
     """Run a conveyor in `folder` while the context lasts."""
     clock = clock or Clock()
@@ -121,6 +122,7 @@ async def desk(
         rules or Rules(),
         metrics,
         clock=clock,
+        halted=halted,
     )
     conveyor.start()
     try:
