@@ -1,20 +1,36 @@
 """What every verb needs to speak: one console, exit codes, one-line errors, JSON for machines.
 
-Rules: standard output is the answer, standard error is for people; only this package exits.
+Rules: standard output is the answer, standard error is for people; only this package exits; no text from outside moves
+the cursor or turns the writing round, whoever shows it: people sign what they see.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """A console that writes control characters, and those that readers do not see, as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as usual; colours and movements of our own are no text."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.replace("\n", "").isprintable():
+                yield segment
+            else:
+                text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in segment.text)
+                yield Segment(text, segment.style)
+
+
+console = _Console(highlight=False)
+errors = _Console(stderr=True, highlight=False)
 
 
 class Exit(IntEnum):
