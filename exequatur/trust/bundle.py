@@ -79,15 +79,8 @@ from exequatur.trust.tokens import (
 
 MANIFEST: Final = ".manifest"
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
-_TYPES: Final = {
-    "sequence": int,
-    "exp": int,
-    "nbf": int,
-    "tenant": str,
-    "scope": str,
-    "endorsements": list,
-    "raw": dict,
-}
+_TYPES: Final = dict.fromkeys(("sequence", "exp", "nbf"), int) | dict.fromkeys(("tenant", "scope"), str)
+_HOLDERS: Final = {"endorsements": list, "raw": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +314,7 @@ def _claims(payload: bytes) -> dict[str, Any]:
         raise FormatError(f"the signed payload: {error}") from None
     if not isinstance(claims, dict) or not isinstance(claims.get("files"), list):
         raise FormatError("the signed payload lists no files")
-    for name, kind in _TYPES.items():
+    for name, kind in (_TYPES | _HOLDERS).items():
         if name in claims and (not isinstance(claims[name], kind) or isinstance(claims[name], bool)):
             raise FormatError(f"the signed claim `{name}` is not of type {kind.__name__}")
     if cast("int", claims.get("sequence", 1)) < 1:

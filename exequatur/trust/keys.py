@@ -77,9 +77,8 @@ class PublicKey:
 
         Raises `SignatureError`.
         """
-        jwk = _jwk(self.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), self.key)
         try:
-            signed = jws.deserialize_compact(token, jwk, registry=_Registry(algorithms=[self.alg]))
+            signed = jws.deserialize_compact(token, _jwk(self.key), registry=_Registry(algorithms=[self.alg]))
         except (JoseError, ValueError, TypeError, KeyError):
             raise SignatureError(f"the signature does not hold by key `{self.kid}` ({self.alg})") from None
         typ = signed.protected.get("typ", "")
@@ -110,8 +109,7 @@ class SigningKey:
 
     def sign_input(self, data: bytes) -> bytes:
         """Give the raw signature over `data`."""
-        pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return _Registry(algorithms=[self.alg]).get_alg(self.alg).sign(data, _jwk(pem, self.key))
+        return _Registry(algorithms=[self.alg]).get_alg(self.alg).sign(data, _jwk(self.key))
 
     @property
     def public(self) -> PublicKey:
@@ -276,9 +274,8 @@ def _name(name: str, key: _Public) -> tuple[str, str]:
     return kid, alg or allowed[0]
 
 
-def _jwk(pem: bytes, key: object) -> RSAKey | ECKey:
-    rsa_kind = isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey)
-    return RSAKey.import_key(pem) if rsa_kind else ECKey.import_key(pem)
+def _jwk(key: _Public | _Private) -> RSAKey | ECKey:
+    return RSAKey(key, key) if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey) else ECKey(key, key)
 
 
 def _list(names: Mapping[str, object]) -> str:
