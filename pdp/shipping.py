@@ -2,17 +2,20 @@
 
 Rules: without a ledger records stay where they are; a ledger that knows records which were never written here has seen
 a newer state folder than this one, and then nothing that is in it can be trusted: neither floor, nor budget, nor label.
+Whichever worker hears of it marks the folder, so that the others know within a second, and whoever starts in it next.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from exequatur import daemon
 from exequatur.client import LedgerClient, Tls
+from exequatur.disk import Disk, write_file
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.errors import TrustError
@@ -30,6 +33,9 @@ OLDER: Final = (
 )
 """Why no policy is trusted in a state folder that was put back from a copy."""
 
+MARK: Final = "older-than-ledger"
+"""The file that says so to all workers, with what the ledger answered."""
+
 
 class Shipping:
     """Ships what is in our spools while it lasts."""
@@ -38,7 +44,7 @@ class Shipping:
         self, settings: PdpSettings, spools: Sequence[Spool], metrics: Metrics, older: Callable[[str], None]
     ) -> None:
         """Begin; `older` hears what the ledger knows that was never written here. Raises `StartError`."""
-        self._spools, self._older = spools, older
+        self._spools, self._older, self._mark = spools, older, settings.state / MARK
         self._stop = asyncio.Event()
         self._client: LedgerClient | None = None
         self._shippers: list[Shipper] = []
@@ -57,6 +63,7 @@ class Shipping:
                 ]
             except (OSError, TrustError) as error:
                 raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
+        self._look_at_mark()
         self._tasks = [asyncio.create_task(shipper.run(self._stop)) for shipper in self._shippers]
         self._tasks.append(asyncio.create_task(self._measure(metrics)))
 
@@ -82,15 +89,24 @@ class Shipping:
             await self._client.close()
 
     def _alarm(self, text: str) -> None:
-        """Tell it once: nothing that comes later makes the folder newer."""
+        """Tell it once, and mark the folder: nothing that comes later makes it newer."""
         if not self._alarmed:
             self._alarmed = True
             self._older(text)
+            with contextlib.suppress(OSError):  # on a full disk each worker has to hear it from the ledger
+                write_file(Disk(), self._mark, text.encode())
+
+    def _look_at_mark(self) -> None:
+        """Hear what another worker has found, now or in an earlier life."""
+        if not self._alarmed and self._mark.exists():
+            self._alarmed = True
+            self._older("another worker, or an earlier start, heard so from the ledger")
 
     async def _measure(self, metrics: Metrics) -> None:
-        """Show the backlog each second: other processes read it from a file."""
+        """Show the backlog each second: other processes read it from a file. Look at the folder's mark as well."""
         while not self._stop.is_set():
             metrics.backlog.set(self.backlog)
+            self._look_at_mark()
             try:
                 await asyncio.wait_for(self._stop.wait(), 1.0)
             except TimeoutError:

@@ -13,7 +13,7 @@ import bank
 from entries import records
 from exequatur.client import CallError
 from exequatur.values import Effect, Outcome
-from pdp.shipping import OLDER
+from pdp.shipping import MARK, OLDER
 from stack import OPENER, Stack, until
 
 
@@ -56,4 +56,5 @@ def test_a_restored_old_volume_is_refused_and_alarmed(stack):
             opener.open_session("teller", bank.SIDECAR, instance="i2", scope=["*"], **limits)
         assert teller.settle(held[0].decision_id, Outcome.EXECUTED) == bank.DOLLAR, "what ran is still accounted for"
         until(lambda: "alarm" in stack.pdp.log.read_text(), what="the alarm")
+        assert (state / MARK).exists(), "so that other workers know it too"
         assert records(stack.log_folder)[: len(known)] == known, "what the ledger has is not overwritten"
