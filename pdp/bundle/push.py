@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from exequatur.trust.bundle import unsafe_read_unsigned, verify
+from exequatur.trust.canonical import quoted
 from exequatur.trust.errors import (
     FormatError,
     RevokedError,
@@ -188,7 +189,7 @@ class Pusher:
             return True
         if known.tenant != ours.tenant:
             raise PushRefused(
-                f"`{where}`: the bundle there is for tenant `{known.tenant}`, this one for `{ours.tenant}`"
+                f"`{where}`: the bundle there is for tenant {quoted(known.tenant)}, this one for {quoted(ours.tenant)}"
             )
         if known.sequence > ours.sequence:
             raise PushRefused(

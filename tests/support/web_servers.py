@@ -13,11 +13,16 @@ import json
 import os
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from exequatur.transport import TlsFiles
 from stack import free_port, until
@@ -231,3 +236,30 @@ class BundleServer:
         status = 201 if self.data is None else 204
         await self.put(asked.body)
         return answer(status, ETag=self.etag)
+
+
+class TokenServer:
+    """Gives tokens that a registry believes, to those who know the password, or to anybody."""
+
+    def __init__(self, folder) -> None:
+        self.key = ECKey.generate_key("P-256", {"kid": "tokens", "use": "sig", "alg": "ES256"})
+        self.jwks = folder / "jwks.json"
+        self.jwks.write_text(json.dumps({"keys": [self.key.as_dict(private=False)]}))
+        self.asked, self.anybody = [], True
+
+    def auth(self, url: str) -> dict[str, object]:
+        about = {"realm": f"{url}/token", "service": "registry", "issuer": "tokens", "jwks": str(self.jwks)}
+        return {"token": about | {"signingalgorithms": ["ES256"]}}
+
+    async def __call__(self, asked, writer) -> None:
+        self.asked.append(asked)
+        if not self.anybody and "authorization" not in asked.headers:
+            writer.write(answer(401))
+            return
+        query = parse_qs(urlsplit(asked.path).query)
+        kind, name, actions = query["scope"][0].split(":")
+        now = int(time.time())
+        claims = {"iss": "tokens", "sub": "x", "aud": query["service"][0], "exp": now + 60, "nbf": now - 5, "iat": now}
+        claims |= {"jti": "1", "access": [{"type": kind, "name": name, "actions": actions.split(",")}]}
+        token = jwt.encode({"alg": "ES256", "kid": "tokens", "typ": "JWT"}, claims, self.key)
+        writer.write(answer(200, json.dumps({"token": token}).encode(), Content_Type="application/json"))

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
-from joserfc import jwt
-from joserfc.jwk import ECKey
 
 from asking import PLAIN, Reader
 from pdp.bundle.oci import LAYER_TYPE, MANIFEST_TYPE, OciAsker, Reference
@@ -19,7 +16,7 @@ from pdp.bundle.source import SourceError
 from pdp.bundle.web import WEB_LIMITS, Access
 from pki import Authority
 from publisher import NOW, publish
-from web_servers import PASSWORD, answer, blob_file, htpasswd, oras, registry, scripted
+from web_servers import PASSWORD, TokenServer, answer, blob_file, htpasswd, oras, registry, scripted
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
@@ -189,33 +186,6 @@ async def test_a_registry_that_wants_a_name_and_a_password(tmp_path):
             assert "it answers with 401" in await fault(address, access)
         token.write_text(f"publisher:{PASSWORD}\n")
         assert (await remote(address, access).ask()).found.bundle.sequence == 1
-
-
-class TokenServer:
-    """Gives tokens that a registry believes, to those who know the password, or to anybody."""
-
-    def __init__(self, folder) -> None:
-        self.key = ECKey.generate_key("P-256", {"kid": "tokens", "use": "sig", "alg": "ES256"})
-        self.jwks = folder / "jwks.json"
-        self.jwks.write_text(json.dumps({"keys": [self.key.as_dict(private=False)]}))
-        self.asked, self.anybody = [], True
-
-    def auth(self, url: str) -> dict[str, object]:
-        about = {"realm": f"{url}/token", "service": "registry", "issuer": "tokens", "jwks": str(self.jwks)}
-        return {"token": about | {"signingalgorithms": ["ES256"]}}
-
-    async def __call__(self, asked, writer) -> None:
-        self.asked.append(asked)
-        if not self.anybody and "authorization" not in asked.headers:
-            writer.write(answer(401))
-            return
-        query = parse_qs(urlsplit(asked.path).query)
-        kind, name, actions = query["scope"][0].split(":")
-        now = int(time.time())
-        claims = {"iss": "tokens", "sub": "x", "aud": query["service"][0], "exp": now + 60, "nbf": now - 5, "iat": now}
-        claims |= {"jti": "1", "access": [{"type": kind, "name": name, "actions": actions.split(",")}]}
-        token = jwt.encode({"alg": "ES256", "kid": "tokens", "typ": "JWT"}, claims, self.key)
-        writer.write(answer(200, json.dumps({"token": token}).encode(), Content_Type="application/json"))
 
 
 async def test_a_registry_that_names_a_token_server(tmp_path):
