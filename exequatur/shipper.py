@@ -2,7 +2,8 @@
 
 Rules: what is not acknowledged stays in the spool; each acknowledgement's checkpoint must be signed by the known key
 and extend the last one that was seen, which is kept beside the spool. A ledger that shows another past, or knows
-records that were never written here, is not believed: the records stay, and the log says so.
+records that were never written here, is not believed: the records stay, and the log says so. The keys may change
+while we run; a key that is revoked, or over, signs nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 from exequatur.disk import Disk, write_file
+from exequatur.key_folder import KeyFolder
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
+from exequatur.trust.log_keys import LogKeys, parse_log_keys
 from exequatur.trust.merkle import verify_consistency
-from exequatur.trust.note import Checkpoint, LogKey, open_checkpoint
+from exequatur.trust.note import Checkpoint, recall_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,9 @@ BATCH_BYTES: Final = 2 * 2**20
 
 BACKOFF_S: Final = (0.1, 5.0)
 """The first and the longest pause after a failure, in seconds; half of it is random."""
+
+WATCH_S: Final = 1.0
+"""How often the keys are looked at, in seconds; a change is taken at the second look that sees it."""
 
 _ALARMS: Final = ("ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMISSION_DENIED", "INVALID_ARGUMENT")
 """Answers that trying again will not change: somebody has to look."""
@@ -65,29 +72,34 @@ class Shipper:
         *,
         log_key: Path | None = None,
         alarmed: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Ship what `spool` holds by `append`; `log_key` is a file with the ledger's verifier key.
+        """Ship what `spool` holds by `append`; `log_key` has the ledger's verifier key, or is a folder of them.
 
         `alarmed` is told, in one sentence, that the ledger knows records of this writer that this spool never wrote:
         the spool is an older copy of itself. It may be told more than once.
 
-        Raises `OSError` for a key that cannot be read, `TrustError` for one that is none, or is not the key that signed
-        the checkpoint beside the spool.
+        Raises `TrustError` for keys that cannot be read or are none, and for a checkpoint beside the spool that is not
+        one of this log.
         """
-        self._spool, self._append, self._alarmed = spool, append, alarmed
-        self._key = LogKey.parse(log_key.read_text()) if log_key else None
+        self._spool, self._append, self._alarmed, self._clock = spool, append, alarmed, clock
+        self._keys: KeyFolder[LogKeys] | None = None
+        if log_key is not None:
+            self._keys = KeyFolder(log_key, parse_log_keys)
+            self._keys.read()
         self._seen_file = spool.folder / "checkpoint"
         self._seen = self._last_seen()
         self.failures = 0
         """Calls in a row that failed."""
         self.trouble = ""
         """Why the last call failed; empty when it did not."""
-        if self._key is None:
+        if self._keys is None:
             log.warning("no log key is set: what the ledger says of itself is not checked")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ship until `stop` is set."""
         stopped = asyncio.create_task(stop.wait())
+        watching = asyncio.create_task(self._watch())
         try:
             while not stop.is_set():
                 waiting = asyncio.create_task(self._spool.wait_for(self._spool.acknowledged + 1))
@@ -97,6 +109,7 @@ class Shipper:
                     await asyncio.wait((stopped,), timeout=self._pause())
         finally:
             stopped.cancel()
+            watching.cancel()
 
     async def drain(self, grace_s: float) -> None:
         """Ship what is left, for at most `grace_s` seconds; what remains stays on disk."""
@@ -136,9 +149,9 @@ class Shipper:
 
     def _check(self, answer: Answer) -> Checkpoint | None:
         """Hold the answer's checkpoint against the key and the last one seen; raises `TrustError`."""
-        if self._key is None:
+        if self._keys is None:
             return None
-        new = open_checkpoint(answer.checkpoint, [self._key], self._key.name)
+        new = self._keys.keys.open(answer.checkpoint, self._clock())
         if self._seen is not None:
             verify_consistency(
                 old=self._seen.size,
@@ -171,14 +184,34 @@ class Shipper:
         self.failures += 1
         self.trouble = text
 
+    async def _watch(self) -> None:
+        """Take the keys that hold now, again and again."""
+        if (keys := self._keys) is None:
+            return
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                seen = await asyncio.to_thread(keys.look)
+            except Exception:  # the next second is another try; without this, no change would be seen any more
+                log.exception("the log keys are not watched")
+                continue
+            if seen.fault:
+                log.critical("alarm: `%s`: %s: the log keys that were good stay", keys.path, seen.fault)
+            if seen.changed:
+                log.warning("the log keys have changed: %s", ", ".join(seen.keys.keys))
+
     def _last_seen(self) -> Checkpoint | None:
-        if self._key is None or not self._seen_file.exists():
+        if self._keys is None or not self._seen_file.exists():
             return None
+        keys = self._keys.keys
         try:
-            return open_checkpoint(self._seen_file.read_text(), [self._key], self._key.name)
+            seen, signed = recall_checkpoint(self._seen_file.read_text(), keys.once_good, keys.origin)
         except (TrustError, UnicodeDecodeError) as error:
             text = f"`{self._seen_file}` is not signed by the log key: remove it if the ledger has a new key: {error}"
             raise TrustError(text) from None
+        if not signed:  # it was checked when it was kept; what the ledger shows next has to extend it all the same
+            log.warning("`%s` was signed by a key that is gone", self._seen_file)
+        return seen
 
     def _pause(self) -> float:
         first, longest = BACKOFF_S

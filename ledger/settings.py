@@ -21,7 +21,10 @@ class LedgerSettings(Settings):
     origin: str = Field(
         min_length=1, pattern=r"^[^\s+]+$", description="the log's name in checkpoints, as `example.org/audit`"
     )
-    key: Path = Field(description="the Ed25519 private key that signs checkpoints, PEM")
+    key: Path = Field(
+        description="the Ed25519 private key that signs checkpoints, PEM, or a folder of NAME.key that is watched:"
+        " all of them sign"
+    )
     listen: str = Field(default="127.0.0.1:7071", description="HOST:PORT of the gRPC service")
     http: str = Field(default="127.0.0.1:9081", description="HOST:PORT of /healthz, /readyz and /metrics")
     tls_certificate: Path | None = Field(default=None, description="our certificate chain, PEM")

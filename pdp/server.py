@@ -22,8 +22,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from exequatur import daemon, transport
+from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
-from exequatur.trust.note import LogKey
+from exequatur.trust.log_keys import parse_log_keys
 from pdp.control.store import Store, StoreError
 from pdp.serving import Orders, identity, keys_of, work
 from pdp.settings import PdpSettings
@@ -113,11 +114,11 @@ def _check_files(settings: PdpSettings) -> None:
         if settings.tls is not None:
             settings.tls.read()
         if settings.log_key is not None:
-            LogKey.parse(settings.log_key.read_text())
+            KeyFolder(settings.log_key, parse_log_keys).read()
     except transport.ListenError as error:
         raise daemon.StartError(str(error)) from None
-    except (OSError, UnicodeDecodeError, TrustError) as error:
-        raise daemon.StartError(f"`{settings.log_key}` is no verifier key: {error}") from None
+    except TrustError as error:
+        raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
 
 
 def _own(state: Path) -> int:

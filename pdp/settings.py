@@ -152,7 +152,9 @@ class PdpSettings(Settings):
         default=(), description="an enforcer that leaves its agents no other way to their tools"
     )
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spools")
-    log_key: Path | None = Field(default=None, description="a file with the ledger's C2SP verifier key")
+    log_key: Path | None = Field(
+        default=None, description="the ledger's C2SP verifier key: a file, or a folder of NAME.vkey that is watched"
+    )
     opa: Path | None = Field(
         default=None, description="the program `opa`, for bundles whose Rego an OPA server judges; unset looks on PATH"
     )

@@ -48,7 +48,9 @@ class SidecarSettings(Settings):
     tls_key: Path | None = Field(default=None, description="its private key, PEM")
     tls_roots: Path | None = Field(default=None, description="the roots that sign decision point and ledger, PEM")
     unsafe_plaintext: bool = Field(default=False, description="plain text to a decision point and a ledger on loopback")
-    log_key: Path | None = Field(default=None, description="a file with the ledger's C2SP verifier key")
+    log_key: Path | None = Field(
+        default=None, description="the ledger's C2SP verifier key: a file, or a folder of NAME.vkey that is watched"
+    )
     http: str = Field(default="127.0.0.1:9082", description="HOST:PORT of /healthz, /readyz and /metrics")
     decision_timeout_ms: int = Field(default=2000, gt=0, le=60_000, description="how long a decision may take")
     drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take, each step")
@@ -83,4 +85,3 @@ class SidecarSettings(Settings):
         if self.tls_certificate is None or self.tls_key is None or self.tls_roots is None:
             return None
         return Tls(self.tls_certificate, self.tls_key, self.tls_roots)
-

@@ -83,8 +83,8 @@ class LogKey:
         return key
 
 
-def sign_checkpoint(checkpoint: Checkpoint, name: str, key: Ed25519PrivateKey) -> str:
-    """Sign `checkpoint` as `name`; returns the note."""
+def sign_checkpoint(checkpoint: Checkpoint, name: str, *keys: Ed25519PrivateKey) -> str:
+    """Sign `checkpoint` as `name` by each of `keys`, of which there is at least one; returns the note."""
     text = checkpoint.text()
     if not _NAME.fullmatch(name):
         raise ValueError("a signer's name has no space and no plus")
@@ -92,8 +92,11 @@ def sign_checkpoint(checkpoint: Checkpoint, name: str, key: Ed25519PrivateKey) -
         raise ValueError("a checkpoint's lines are not empty, and have no control characters")
     if len(checkpoint.root) != _ROOT_BYTES or checkpoint.size < 0:
         raise ValueError("a checkpoint has a size, and a root of 32 bytes")
-    signature = LogKey(name, key.public_key()).id + key.sign(text.encode())
-    return f"{text}\n\u2014 {name} {base64.b64encode(signature).decode()}\n"
+    if not keys:
+        raise ValueError("somebody must sign")
+    signatures = (LogKey(name, key.public_key()).id + key.sign(text.encode()) for key in keys)
+    lines = (f"\u2014 {name} {base64.b64encode(signature).decode()}\n" for signature in signatures)
+    return f"{text}\n{''.join(lines)}"
 
 
 def open_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> Checkpoint:
@@ -101,6 +104,24 @@ def open_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> Checkpoin
 
     Raises `FormatError` for what is no checkpoint of `origin`, `SignatureError` where no known key signed it.
     """
+    text, signed = _verified(note, keys)
+    if not signed:
+        raise SignatureError("no known key has signed the checkpoint")
+    return _checkpoint(text, origin)
+
+
+def recall_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> tuple[Checkpoint, bool]:
+    """Read a note that was verified when it was kept; says whether one of `keys` signed it, or all that did are gone.
+
+    For what lies in a folder of our own, where who could write could also remove it. Raises as `open_checkpoint` for a
+    signature of a known key that does not hold, and for what is no checkpoint of `origin`.
+    """
+    text, signed = _verified(note, keys)
+    return _checkpoint(text, origin), signed
+
+
+def _verified(note: str, keys: Sequence[LogKey]) -> tuple[str, bool]:
+    """Give the text, and whether one of `keys` signed it; raises where a line is a bad signature, or none."""
     if len(note) > _NOTE_CHARACTERS:
         raise FormatError("the note is too long")
     text, blank, signatures = note.partition("\n\n")
@@ -108,8 +129,10 @@ def open_checkpoint(note: str, keys: Sequence[LogKey], origin: str) -> Checkpoin
         raise FormatError("the note has no signatures")
     text += "\n"
     # Every line is looked at: a bad one must not hide behind a good one.
-    if not sum(_signed(text, line, keys) for line in signatures[:-1].split("\n")):
-        raise SignatureError("no known key has signed the checkpoint")
+    return text, bool(sum(_signed(text, line, keys) for line in signatures[:-1].split("\n")))
+
+
+def _checkpoint(text: str, origin: str) -> Checkpoint:
     lines = text.split("\n")[:-1]
     if len(lines) < 3 or not _DECIMAL.fullmatch(lines[1]) or not all(map(_LINE.fullmatch, lines)):  # noqa: PLR2004  origin, size, root
         raise FormatError("the note is no checkpoint")

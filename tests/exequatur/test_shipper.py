@@ -276,7 +276,7 @@ async def test_stopping_is_quick_and_draining_ends_with_its_grace(spool, ledger,
 
 
 def test_a_bad_key_stops_the_start(spool, ledger, tmp_path, key):
-    with pytest.raises(OSError):
+    with pytest.raises(TrustError, match="cannot be read: no such file"):
         Shipper(spool, ledger.append, log_key=tmp_path / "missing")
     (tmp_path / "bad").write_text("example.org/audit+00000000+AAAA")
     with pytest.raises(TrustError, match="verifier key"):
