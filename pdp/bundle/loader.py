@@ -46,9 +46,10 @@ class NotProved(BundleRejected):
 class ProofLimits:
     """What proving one bundle may use."""
 
-    wall_s: float = 60.0
-    """The largest bundle that we have seen needs 2 s; a slow machine with other work, ten times that."""
-    cpu_s: int = 60
+    wall_s: float = 120.0
+    """Four times the processor time: what never ends must be refused for that, and not tried again for ever."""
+    cpu_s: int = 30
+    """The largest bundle that we have seen needs 3 s; a slow machine, a few times that."""
     memory_bytes: int = 2 * 2**30
     """Data that is not shared. Compiling a policy of 5 MB takes 300 MB."""
 

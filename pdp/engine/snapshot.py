@@ -30,6 +30,10 @@ _UNSIGNED: Final = Reason(
     ReasonKind.RESTRICTED, "unsafe: this policy is not signed, and nobody vouches for it", policy="unsafe-unsigned"
 )
 _READERS: Final = {".cedar": ("cedar",), "links.json": ("cedar",), ".rego": ("rego", "opa"), ".wasm": ("rego",)}
+_ENDINGS: Final = (*_READERS, ".yaml", ".yml")
+_OURS: Final = frozenset(
+    {manifest.FILE, TOOLS_FILE, DATA_FILE, inventory.AGENTS_FILE, inventory.LIMITS_FILE, cedar.SCHEMA_FILE}
+)
 
 
 class Engine(Protocol):
@@ -151,7 +155,8 @@ def _data(files: Mapping[str, bytes]) -> Json:
 
 
 def _check_sources(files: Mapping[str, bytes], settings: Manifest) -> None:
-    """Raise `PolicyError` for policy in a language that no engine of the manifest reads."""
+    """Raise `PolicyError` for policy that no engine of the manifest reads, by its language or by its name."""
+    _check_letters(files)
     listed = {spec.engine for spec in settings.engines}
     for ending, readers in _READERS.items():
         unread = sorted(name for name in files if name.endswith(ending))
@@ -159,3 +164,15 @@ def _check_sources(files: Mapping[str, bytes], settings: Manifest) -> None:
             raise PolicyError(
                 f"`{unread[0]}`: no engine in `{manifest.FILE}` reads it: list `{readers[0]}`, or take it out"
             )
+
+
+def _check_letters(files: Mapping[str, bytes]) -> None:
+    """Raise `PolicyError` for a name that a reader takes for a file of ours, or for another one, and no engine does."""
+    folded: dict[str, str] = {}
+    for name in sorted(files):
+        small = name.lower()
+        other = folded.setdefault(small, name)
+        if other != name:
+            raise PolicyError(f"`{name}`: it differs from `{other}` by large and small letters alone: rename one")
+        if (small.endswith(_ENDINGS) and not name.endswith(_ENDINGS)) or (small in _OURS and name not in _OURS):
+            raise PolicyError(f"`{name}`: nothing reads it by this name: write it in small letters")

@@ -15,7 +15,7 @@ import wasmtime
 
 from pdp.engine.builtins import BUILTINS, Builtin
 from pdp.engine.instance import ANSWER_BYTES, FILE, EvaluationError, Instance, RegoLimits
-from pdp.engine.reading import PolicyError
+from pdp.engine.reading import PolicyError, sentence
 
 __all__ = ["ANSWER_BYTES", "FILE", "EvaluationError", "Machine", "RegoLimits", "compile_module", "load_module"]
 
@@ -67,8 +67,13 @@ def load_module(
         machine = Machine(engine, module, data, limits)
         machine.check(entrypoint, sources or {})
     except (EvaluationError, wasmtime.WasmtimeError, wasmtime.Trap, LookupError, ValueError, AttributeError) as error:
-        raise PolicyError(f"`{FILE}`: it does not start as a module that `opa build` made: {error}") from None
+        raise PolicyError(f"`{FILE}`: it does not start as a module that `opa build` made: {_words(error)}") from None
     return machine
+
+
+def _words(error: Exception) -> str:
+    """Give the last line of what wasmtime says: those before it hold names that the module gave itself."""
+    return sentence(str(error).strip().rpartition("\n")[2].strip())
 
 
 def _engine() -> wasmtime.Engine:

@@ -209,3 +209,32 @@ def test_the_same_rules_in_cedar_and_rego_agree(languages, asked, labels, state)
         for verdict in (one, other)
     ]
     assert named[0] == named[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("more.CEDAR", "`more.CEDAR`: nothing reads it by this name: write it in small letters"),
+        ("Limits.json", "`Limits.json`: nothing reads it by this name: write it in small letters"),
+        ("cases/x.YAML", "`cases/x.YAML`: nothing reads it by this name"),
+        ("README.md", ""),
+        ("Teams/Permits.cedar", ""),
+    ],
+)
+def test_a_file_that_only_looks_like_one_of_ours_is_refused(name, why):
+    files = {
+        "exequatur.json": manifest(("cedar", "decide")),
+        "a.cedar": b"permit (principal, action, resource);",
+        name: b"",
+    }
+    if not why:
+        assert Snapshot.load(bundle(files)).manifest.name == "test"
+        return
+    with pytest.raises(PolicyError, match=why):
+        Snapshot.load(bundle(files))
+
+
+def test_names_that_differ_by_their_letters_alone_are_refused():
+    files = {"exequatur.json": manifest(("cedar", "decide")), "a.cedar": b"permit (principal, action, resource);"}
+    with pytest.raises(PolicyError, match=r"`b\.txt`: it differs from `B\.txt` by large and small letters alone"):
+        Snapshot.load(bundle({**files, "B.txt": b"", "b.txt": b""}))

@@ -1,0 +1,145 @@
+"""One decision point that is attacked while it serves: real processes, a folder of bundles, and a client that goes on.
+
+The client asks all the time, from a thread of its own; what it was told, and what failed, is looked at afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import bank
+from exequatur.client import Client
+from exequatur.transport import UNSAFE_PLAINTEXT
+from stack import Process, free_port, until
+
+
+@dataclass
+class Caller:
+    """Looks at an account, time and again. `failed` holds what was no allow; `seconds` how long each call took."""
+
+    client: Client
+    pause_s: float
+    failed: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    digests: list[tuple[float, int, str]] = field(default_factory=list)
+    """When a call was sent (monotonic), and the sequence and the digest that its answer named."""
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Go on until `stop`."""
+        while not self._over.wait(self.pause_s):
+            begun = time.monotonic()
+            try:
+                answer = self.client.authorize("bank/look", {"account": "7"}, agent="teller")
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is a failure
+                self.failed.append(repr(error))
+                continue
+            self.seconds.append(time.monotonic() - begun)
+            self.digests.append((begun, answer.bundle_sequence, answer.bundle_sha256.hex()))
+            if answer.effect.name != "ALLOW":
+                self.failed.append(repr(answer))
+
+    def stop(self) -> None:
+        """Make no more calls."""
+        self._over.set()
+
+
+@dataclass
+class Besieged:
+    """The decision point, and the folder that it watches."""
+
+    process: Process
+    address: str
+    bundles: Path
+    keys: Path
+    state: Path
+
+    @property
+    def pids(self) -> list[int]:
+        """The supervisor, then those of its children that are workers."""
+        assert self.process.popen
+        assert self.process.popen.poll() is None, self.process.log.read_text()[-2000:]
+        return [self.process.popen.pid, *(pid for pid in self.process.children() if _is_worker(pid))]
+
+    @property
+    def most_memory(self) -> int:
+        """The most that any of these processes ever had, in bytes."""
+        return max(_peak(pid) for pid in self.pids)
+
+    def put(self, name: str, data: bytes) -> Path:
+        """Put a bundle into the folder, whole."""
+        hidden = self.bundles / f".{name}"
+        hidden.write_bytes(data)
+        return hidden.rename(self.bundles / name)
+
+    def refusals(self, name: str) -> list[str]:
+        """Give the lines of the log that refuse a bundle by its name."""
+        pattern = re.compile(rf"a bundle is refused: .*`(?:{re.escape(str(self.bundles))}/)?{re.escape(name)}`")
+        return [line for line in self.process.log.read_text().splitlines() if pattern.search(line)]
+
+    def refused(self, name: str, timeout_s: float = 60) -> str:
+        """Wait until a bundle is refused, and give the line that says so."""
+        until(lambda: bool(self.refusals(name)), timeout_s, f"the refusal of {name}")
+        return self.refusals(name)[0]
+
+    def client(self, instance: str = "") -> Client:
+        """Make a client with a session of its own."""
+        client = Client(self.address, unsafe_plaintext=True, timeout_s=30)
+        client.open_session(
+            "teller", UNSAFE_PLAINTEXT, instance=instance, lifetime=timedelta(hours=1), scope=["*"], max_steps=10**7
+        )
+        return client
+
+    @contextlib.contextmanager
+    def calls(self, pause_s: float = 0.02) -> Iterator[Caller]:
+        """Have a caller ask all the time, as long as the context lasts."""
+        with self.client() as client:
+            caller = Caller(client, pause_s)
+            thread = threading.Thread(target=caller.run)
+            thread.start()
+            try:
+                yield caller
+            finally:
+                caller.stop()
+                thread.join()
+
+
+@contextlib.contextmanager
+def besieged(*extra: str, first: Callable[[], bytes] = bank.archive, workers: int = 2) -> Iterator[Besieged]:
+    """Run a decision point on the bank's bundle, or another one; `extra` are further options."""
+    with tempfile.TemporaryDirectory(prefix="ex-") as name:
+        folder, http = Path(name), free_port()
+        bundles, keys, state = folder / "bundles", folder / "keys", folder / "state"
+        bundles.mkdir()
+        keys.mkdir()
+        (keys / "bank.pem").write_bytes(bank.public_pem())
+        (bundles / "first.tar.gz").write_bytes(first())
+        address = f"127.0.0.1:{free_port()}"
+        argv = ["pdp", "serve", "--unsafe-plaintext", f"--listen={address}", f"--http=127.0.0.1:{http}"]
+        argv += [f"--workers={workers}", f"--state={state}", f"--bundle={bundles}", f"--keys={keys}"]
+        process = Process("pdp", [*argv, f"--openers={UNSAFE_PLAINTEXT}", *extra], folder / "pdp.log", http)
+        try:
+            process.start()
+            yield Besieged(process, address, bundles, keys, state)
+        finally:
+            process.kill()
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"\0worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
