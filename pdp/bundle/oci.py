@@ -101,6 +101,8 @@ class OciAsker:
         """Ask for the manifest, and for its layer unless `tag` is the manifest's digest."""
         async with visit(self._access, self._limits) as server:
             registry = Registry(server, self._reference, self._access)
+            if tag and await registry.says() == tag:
+                return Answer(None, tag, holds=False)
             manifest = await registry.manifest()
             digest = digest_of(manifest)
             if digest == tag:
@@ -117,12 +119,19 @@ class Registry:
         plain = access.unsafe_plaintext and access.roots is None and is_loopback(_host(reference.host))
         self._base = httpx2.URL(f"{'http' if plain else 'https'}://{reference.host}/v2/{reference.repository}/")
         self._server, self._reference, self._access = server, reference, access
+        self._place = f"manifests/{reference.digest or reference.tag}"
         self._authorization: dict[str, str] | None = None
+
+    async def says(self) -> str:
+        """Ask which digest the manifest has: registries count who reads it; empty where that is not said."""
+        async with self.ask("HEAD", self._place, {"Accept": MANIFEST_TYPE}) as reply:
+            if reply.status != _OK:
+                raise reply.refused()
+            return str(reply.headers.get("docker-content-digest", ""))
 
     async def manifest(self) -> bytes:
         """Read the manifest; its digest is the one that was asked for. Raises `SourceError`."""
-        name = self._reference.digest or self._reference.tag
-        async with self.ask("GET", f"manifests/{name}", {"Accept": MANIFEST_TYPE}) as reply:
+        async with self.ask("GET", self._place, {"Accept": MANIFEST_TYPE}) as reply:
             if reply.status != _OK:
                 raise reply.refused()
             if reply.media_type != MANIFEST_TYPE:
@@ -167,7 +176,7 @@ class Registry:
     async def tag(self, manifest: bytes, media_type: str) -> None:
         """Let the tag name a manifest whose blobs are there. Raises `SourceError`."""
         headers = {"Content-Type": media_type}
-        async with self.ask("PUT", f"manifests/{self._reference.tag}", headers, content=manifest) as reply:
+        async with self.ask("PUT", self._place, headers, content=manifest) as reply:
             if reply.status != _CREATED:
                 raise reply.refused()
 

@@ -153,11 +153,15 @@ class RemoteSource:
             failures = 0 if error is None else failures + 1
             if error is not None:
                 pause_s = self._backoff(failures, error)
-            elif self._holds:
+            elif self._is_held():
                 pause_s = max(0.0, SPACE_S - max(0.0, (self._pace.clock() - began).total_seconds()))
             else:
                 pause_s = self._poll_s * self._pace.uniform(0.9, 1.1)
             await self._pace.sleep(pause_s)
+
+    def _is_held(self) -> bool:
+        """Say whether the next answer is held until there is a newer bundle, which takes a tag to know one by."""
+        return self._holds and self._got is not None and self._tag(self._got, self._got.whole) != ""
 
     def _judge(
         self, got: _Got, keys: BundleKeys | None, now: datetime, floor: Floor | None, serving: bytes

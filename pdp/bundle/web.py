@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -31,6 +32,8 @@ from pdp.bundle.source import SourceError
 
 if TYPE_CHECKING:
     from pdp.settings import Feed
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log each address, with its query
 
 TOKEN_BYTES: Final = 64 * 1024
 REDIRECTS: Final = 3

@@ -308,3 +308,11 @@ def test_no_environment_chooses_for_us(monkeypatch):
     monkeypatch.setitem(os.environ, "HTTPS_PROXY", "http://127.0.0.1:9")
     client = _client(PLAIN, WEB_LIMITS, 0)
     assert client._mounts == {}
+
+
+async def test_no_log_holds_an_address_with_its_query(caplog):
+    """Some addresses hold a signature that lets anybody read."""
+    caplog.set_level("INFO")
+    async with scripted(BundleServer(publish())) as url:
+        await HttpsAsker(f"{url}/b?signature=secret", PLAIN).ask("", wait_s=0)
+    assert "secret" not in caplog.text

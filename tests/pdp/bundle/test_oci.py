@@ -293,6 +293,27 @@ async def test_a_layer_may_come_from_elsewhere_which_hears_nothing_of_us(tmp_pat
             assert "size or its digest differs" in await fault(address, access)
 
 
+async def test_what_has_not_changed_is_not_read_again():
+    """Registries count who reads a manifest, and let them read so many in an hour."""
+    asked, data = [], publish(1)
+
+    async def handler(request, writer) -> None:
+        asked.append(request.method)
+        body = data if "/blobs/" in request.path else manifest(data)
+        said = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        reply = answer(200, body, Content_Type=MANIFEST_TYPE, Docker_Content_Digest=said)
+        writer.write(reply if request.method == "GET" else reply[: -len(body)])
+
+    async with scripted(handler) as url:
+        reader = remote(f"oci://{urlsplit(url).netloc}/policy:live")
+        await reader.ask()
+        await reader.ask()
+        assert asked == ["GET", "GET", "HEAD"]
+        data = publish(2)
+        assert (await reader.ask()).found.bundle.sequence == 2
+        assert asked[3:] == ["HEAD", "GET", "GET"]
+
+
 async def test_a_manifest_comes_from_nowhere_else(tmp_path):
     async def handler(_, writer) -> None:
         writer.write(answer(307, Location="https://elsewhere.example/v2/policy/manifests/live"))

@@ -100,6 +100,22 @@ async def test_an_hour_away_changes_nothing_and_the_way_back_is_short():
     assert len(away) < 75
 
 
+async def test_a_server_without_tags_is_polled_and_what_is_the_same_is_not_verified_again():
+    server, clock = BundleServer(publish(1), tags=False), Clock()
+    done = asyncio.Event()
+    clock.hook = lambda: done.set() if len(clock.slept) == 3 else None
+    async with scripted(server) as url:
+        reader = remote(url, clock=clock, long_poll_s=30)
+        running = asyncio.create_task(reader.source.run())
+        await done.wait()
+        running.cancel()
+        reader.look()
+        checked = reader.source._checked
+        assert (await reader.ask()).found is None
+        assert reader.source._checked is checked
+    assert clock.slept[:3] == [11.0] * 3  # though it says that it can hold, it has nothing to hold by
+
+
 @pytest.mark.parametrize(
     ("header", "pause"),
     [("120", 120), ("99999999", RETRY_AFTER_S), ("Sun, 01 Mar 2026 00:01:30 GMT", 90), ("soon", 0.5), ("-5", 0.5)],
@@ -136,6 +152,7 @@ async def test_a_tag_that_stands_for_two_bundles_is_not_believed_again():
         server.data = publish(3)
         assert (await reader.ask()).found.bundle.sequence == 3
         assert "if-none-match" not in server.asked[-1].headers
+        assert not reader.source._is_held()
 
 
 async def test_a_304_for_another_tag_is_no_confirmation():
