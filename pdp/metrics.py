@@ -76,12 +76,6 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self.sequence = Gauge(
-            "exequatur_bundle_sequence",
-            "The lowest sequence number of a bundle in force.",
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
         self.trials = Counter(
             "exequatur_trial",
             "Answers of a candidate beside those of the policy in force.",

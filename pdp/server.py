@@ -19,16 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 
 from exequatur import daemon, transport
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
 from exequatur.trust.log_keys import parse_log_keys
 from pdp.control.store import Store, StoreError
-from pdp.serving import Orders, identity, keys_of, work
+from pdp.crew import LINE_BYTES
+from pdp.metrics import BundleMetrics, Together
+from pdp.orders import Orders
+from pdp.serving import identity, work
 from pdp.settings import PdpSettings
-from pdp.supervisor import Worker, environ_for_workers, supervise, watch
+from pdp.supervisor import FIRST, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ def worker(_: Sequence[str]) -> int:
     os.dup2(2, 1)
 
     async def main(stop: asyncio.Event) -> None:
-        commands = asyncio.StreamReader(limit=2**20)
+        commands = asyncio.StreamReader(limit=LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(commands), sys.stdin.buffer
         )
@@ -69,11 +72,9 @@ def worker(_: Sequence[str]) -> int:
 
 
 async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
-    workers = [f"worker {number}" for number in range(settings.workers)]
-    ready = daemon.Ready("first bundle", *workers)
+    ready = daemon.Ready(FIRST, *(f"worker {number}" for number in range(settings.workers)))
     identity(settings)
     _check_files(settings)
-    keys = keys_of(settings)
     lock = _own(settings.state)
     try:
         held, address = transport.hold_port(settings.listen)
@@ -86,25 +87,27 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
         store = Store(settings.state)
     except StoreError as error:
         raise daemon.StartError(str(error)) from None
-    start = {"settings": settings.model_dump(mode="json"), "address": address}
+    ours = BundleMetrics([feed.tenant for feed in settings.feeds])
+    together = Together(str(metrics), ours.registry)
 
     def gone(pid: int) -> None:
         mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
-    crew = [Worker(number, start, ready, environ_for_workers(metrics), gone) for number in range(settings.workers)]
-    async with daemon.http(settings.http, ready, lambda: _registry(metrics)):
-        watching = watch(settings, keys, store, crew, ready)
-        await supervise(crew, watching, stop, ready, settings.drain_grace_s)
+    supervisor = Supervisor(
+        settings, store, ready, ours, address=address, folder=metrics, gone=gone, trials=together.trials
+    )
+    async with daemon.http(settings.http, ready, lambda: _registry(together)):
+        await supervisor.run(stop)
     store.close()
     held.close()
     os.close(lock)
     log.info("stopped")
 
 
-def _registry(metrics: Path) -> CollectorRegistry:
-    """Collect what all workers have counted."""
+def _registry(together: Together) -> CollectorRegistry:
+    """Collect what all of us have counted."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(metrics))  # type: ignore[no-untyped-call]
+    registry.register(together)
     return registry
 
 

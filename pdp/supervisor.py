@@ -1,291 +1,188 @@
-"""The supervisor: keeps the port, proves bundles, keeps the workers alive, and tells them what to serve.
+"""The supervisor: watches every tenant's bundles and keys, keeps the workers, and says how things stand.
 
-Rules: it alone looks for bundles, and no worker serves one that it has not proved; what is proved is kept as a copy in
-the state folder, so that a worker that is started again serves the same bytes; a bundle that is refused changes
-nothing. A worker that dies is started again, ever more slowly; workers end when their standard input does.
+Rules: it alone looks for bundles, and no worker serves one that it has not proved; one tenant's trouble is not
+another's; a bundle that is refused changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
-import sys
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-from exequatur.daemon import Ready
-from exequatur.trust.bundle import Floor
-from exequatur.trust.keys import BundleKeys
-from pdp.bundle.build import OpaError, find_opa
-from pdp.bundle.loader import BundleRejected, NotProved, Proven, keep, prove
-from pdp.bundle.source import Source, open_source
+from exequatur import daemon
+from exequatur.daemon import Ready, StartError
+from exequatur.key_folder import KeyFolder
+from exequatur.trust.errors import TrustError
+from pdp import status
+from pdp.bundle.source import Source, SourceError, open_source
+from pdp.candidate import Candidate
 from pdp.control.store import Store, StoreError
-from pdp.engine.opa import entrypoint_of
-from pdp.engine.reading import PolicyError
-from pdp.opa_server import NotReadyError, OpaServers, check
-from pdp.settings import PdpSettings
+from pdp.crew import Crew, Hears
+from pdp.metrics import BundleMetrics
+from pdp.opa_server import OpaServers
+from pdp.placing import Placing, Trusted
+from pdp.settings import Feed, PdpSettings
+from pdp.slot import Shared
+from pdp.watch import Watch
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S: Final = (0.1, 5.0)
-"""The first and the longest pause before a dead worker is started again, in seconds."""
+FIRST: Final = "first bundle"
+"""The part that is missing while there is no policy for anybody."""
 
-HEALTHY_S: Final = 10.0
-"""A worker that lived this long starts again without a pause, in seconds."""
-
-LOOK_S: Final = 1.0
-"""How often bundles are looked for, in seconds."""
+KEEP_S: Final = 1.0
+"""How often what is not needed any more is let go of, and the status written, in seconds."""
 
 STEPS: Final = 4
 """How many graces a worker has to end: its server, its conveyor, its shipper, and one to spare."""
 
-LINE_BYTES: Final = 2**20
-"""The longest line between us and a worker."""
 
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What workers are told to serve: paths of our copies, the digest in hex, and when it was proved, RFC 3339.
-
-    `opa` is where the bundle's OPA server is, a socket's path or the team's URL; empty for a bundle without.
-    """
-
-    bundle: str
-    module: str
-    digest: str
-    sequence: int
-    proved_at: str
-    opa: str = ""
-
-
-class Worker:
-    """One worker process, over all its lives."""
+class Supervisor:
+    """All tenants and all workers of a decision point."""
 
     def __init__(
         self,
-        number: int,
-        start: Mapping[str, Any],
+        settings: PdpSettings,
+        store: Store,
         ready: Ready,
-        environ: Mapping[str, str],
+        metrics: BundleMetrics,
+        *,
+        address: str,
+        folder: os.PathLike[str],
         gone: Callable[[int], None],
+        trials: Callable[[str], Mapping[str, int]],
     ) -> None:
-        """Run worker `number`, told `start` first; `gone` hears each process id that has ended."""
-        self.name = f"worker {number}"
-        self._start = {**start, "number": number}
-        self._ready, self._environ, self._gone = ready, environ, gone
-        self._process: asyncio.subprocess.Process | None = None
-        self._serving: Serving | None = None
-        self.loaded = ""
-        """The digest of what it serves in this life, in hex; empty until it says so."""
-        self._stopping = False
+        """Serve on `address` by workers that count into `folder`; `trials` says how candidates have compared.
 
-    async def run(self) -> None:
-        """Keep it alive until `stop`."""
-        pause, longest = BACKOFF_S
-        while not self._stopping:
-            began = time.monotonic()
-            code = await self._live()
-            if self._stopping:
-                return
-            if time.monotonic() - began >= HEALTHY_S:
-                pause = BACKOFF_S[0]
-            log.error("%s ended with %d, starting it again in %.1f s", self.name, code, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
-
-    def serve(self, serving: Serving) -> None:
-        """Tell it what to serve, now and in each life to come."""
-        self._serving = serving
-        self._tell({"load": asdict(serving)})
-
-    async def stop(self, grace_s: float) -> None:
-        """Let it finish what it accepted; kill it when that takes longer than `grace_s` seconds."""
-        self._stopping = True
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
+        `gone` hears each process id that has ended. Raises `StartError`; nothing runs before `run`.
+        """
+        self._settings, self._ready = settings, ready
+        self._alarms = status.Alarms(metrics.alarmed)
+        self._servers = OpaServers(settings.state / "serving")
+        self._file = status.StatusFile(settings.state)
+        start = {"settings": settings.model_dump(mode="json"), "address": address}
+        environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(folder)}
+        hears = Hears(gone, self._halted, self._alarms, self._refresh)
+        self._crew = Crew(settings.workers, start, environ, ready, hears)
+        placing = Placing(settings, self._servers)
+        self._shared = Shared(store, self._crew, placing, metrics, self._alarms)
+        known = _confirmations(status.read(settings.state))
         try:
-            await asyncio.wait_for(process.wait(), grace_s)
-        except TimeoutError:
-            log.error("%s did not stop within %.1f s and was killed", self.name, grace_s)  # noqa: TRY400
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            self._watches = {
+                feed.tenant: _watch(feed, self._shared, trials, known.get(feed.tenant)) for feed in settings.feeds
+            }
+        except StoreError as error:
+            raise StartError(str(error)) from None
 
-    async def _live(self) -> int:
-        """Live one life; returns the exit code."""
-        self.loaded = ""
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-m", "exequatur", "pdp", "worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=dict(self._environ),
-            limit=LINE_BYTES,
-        )
-        self._tell(self._start)
-        if self._serving is not None:
-            self._tell({"load": asdict(self._serving)})
-        if process.stdout is not None:
-            async for line in process.stdout:
-                self._hear(line)
-        code = await process.wait()
-        self._gone(process.pid)
-        return code
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run the workers and watch until `stop` is set, or watching fails; then let the workers finish."""
+        async with self._servers:
+            workers = [asyncio.create_task(worker.run()) for worker in self._crew.workers]
+            watching: list[asyncio.Task[Any]] = [asyncio.create_task(watch.run()) for watch in self._watches.values()]
+            watching += [asyncio.create_task(self._keep()), asyncio.create_task(self._say_ready())]
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                await self._until(stopped, watching)
+            finally:
+                self._ready.drain()
+                grace_s = STEPS * self._settings.drain_grace_s
+                for task in watching:
+                    task.cancel()
+                await asyncio.gather(*(worker.stop(grace_s) for worker in self._crew.workers))
+                for task in (*workers, stopped):
+                    task.cancel()
+                await asyncio.gather(*workers, *watching, stopped, return_exceptions=True)
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        process = self._process
-        if process is not None and process.stdin is not None and not process.stdin.is_closing():
-            process.stdin.write(json.dumps(message).encode() + b"\n")
+    @staticmethod
+    async def _until(stopped: asyncio.Task[Any], watching: Sequence[asyncio.Task[Any]]) -> None:
+        """Wait for the end; raises what a watch ended with."""
+        waited = {stopped, *watching}
+        while not stopped.done():
+            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
 
-    def _hear(self, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            log.warning("%s said what is no JSON", self.name)
-            return
-        match message:
-            case {"listening": str(address)}:
-                self._ready.release(self.name)
-                log.info("%s serves on %s", self.name, address)
-            case {"loaded": str(digest), "sequence": int(sequence)}:
-                self.loaded = digest
-                log.info("%s serves bundle %s, sequence %d", self.name, digest[:12], sequence)
-            case {"refused": str(reason)}:
-                log.error("%s refused a proved bundle: %s", self.name, reason)
-            case _:
-                log.warning("%s said what is not known", self.name)
+    async def _say_ready(self) -> None:
+        """Be ready once every tenant was looked at, and one is served; with one tenant, once that is served."""
+        watches = self._watches.values()
+        if len(watches) > 1:
+            await asyncio.gather(*(watch.looked.wait() for watch in watches))
+        await self._shared.served.wait()
+        self._ready.release(FIRST)
 
-
-async def watch(
-    settings: PdpSettings, keys: BundleKeys | None, store: Store, crew: Sequence[Worker], ready: Ready
-) -> None:
-    """Look for a newer bundle each second; what is proved is told to the workers."""
-    source = open_source(settings.feeds[0])
-    serving, waiting, said = b"", None, ""
-    async with OpaServers(settings.state / "serving") as servers:
+    async def _keep(self) -> None:
+        """Let go of what nobody needs any more, and write how things stand."""
+        said = ""
         while True:
             try:
-                proven, now = await _look(settings, keys, store, source, serving=serving, waiting=waiting)
-                if proven is not None:
-                    waiting = proven
-                    place = await _opa(settings, proven, servers)
-                    order = replace(_keep(proven, settings.state / "serving", now), opa=place)
-                    if proven.bundle.signed:
-                        store.raise_floor(settings.feeds[0].tenant, Floor(proven.sequence, proven.digest))
-                    for worker in crew:
-                        worker.serve(order)
-                    ready.release("first bundle")
-                    serving, waiting, said = proven.digest, None, ""
-                # Those in no worker's hands but the newest's: one that starts again is told the newest.
-                await servers.retire({serving.hex(), *(worker.loaded for worker in crew)})
-            except (OSError, StoreError, NotReadyError) as error:
+                used = self._crew.used.union(*(watch.used for watch in self._watches.values()))
+                await self._shared.placing.clear(used)
+                self._file.write(self._status())
+                said = ""
+            except (OSError, StoreError) as error:
                 if str(error) != said:
-                    log.error("no new bundle can be served: %s", error)  # noqa: TRY400  the sentence says it all
+                    log.error("what is not needed cannot be cleared away: %s", error)  # noqa: TRY400
                 said = str(error)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(KEEP_S)
+
+    async def _refresh(self, tenant: str) -> Mapping[str, Any]:
+        """Look for newer bundles of a tenant, or of all, and say how things stand then."""
+        watches = [watch for name, watch in self._watches.items() if tenant in ("", name)]
+        await asyncio.gather(*(watch.refresh() for watch in watches))
+        found = self._status()
+        self._file.write(found, at_once=True)
+        return found
+
+    def _halted(self, tenant: str, digest: str, reason: str) -> None:
+        if tenant in self._watches:
+            self._watches[tenant].halted(digest, reason)
+
+    def _status(self) -> Mapping[str, Any]:
+        """Say how things stand. Raises `StoreError`."""
+        return {
+            "tenants": [watch.status() for watch in self._watches.values()],
+            "alarms": self._alarms.listed,
+            "at": status.rfc3339(datetime.now(UTC)),
+        }
 
 
-async def _opa(settings: PdpSettings, proven: Proven, servers: OpaServers) -> str:
-    """See that an OPA server has the bundle, where it needs one, and say where. Raises `NotReadyError`."""
-    rule = entrypoint_of(proven.bundle.files)
-    if not rule:
-        return ""
-    if settings.opa_url is not None:
-        await check(settings.opa_at(""), rule, proven.bundle.revision)
-        return settings.opa_url
-    program = await asyncio.to_thread(_program, settings)
-    digest, files = proven.digest.hex(), proven.bundle.files
-    return str(await servers.hold(digest, files, program, rule, proven.bundle.revision))
+def _watch(
+    feed: Feed, shared: Shared, trials: Callable[[str], Mapping[str, int]], confirmed_at: datetime | None
+) -> Watch:
+    """Watch one feed. Raises `StartError` for keys and addresses that cannot be used, and `StoreError`."""
+    keys: KeyFolder[Trusted] | None = None
+    if feed.keys is None:
+        log.warning("unsafe: bundles that nobody signed are served, and every effect is at least WARN")
+    else:
+        keys = KeyFolder(feed.keys, Trusted.parse)
+        try:
+            keys.read()
+        except TrustError as error:
+            raise StartError(f"`{feed.keys}`: {error}") from None
+    candidate = None if feed.trial is None else Candidate(feed.trial, _source(feed.trial), shared, trials)
+    return Watch(feed, _source(feed), keys, shared, candidate, confirmed_at=confirmed_at)
 
 
-def _program(settings: PdpSettings) -> Path:
-    """Find `opa`. Raises `NotReadyError`."""
+def _source(feed: Feed) -> Source:
     try:
-        found = find_opa(os.environ if settings.opa is None else {"EXEQUATUR_OPA": str(settings.opa)})
-    except OpaError as error:
-        raise NotReadyError(str(error)) from None
-    if found is None:
-        raise NotReadyError("the engine `opa` needs the program `opa`: put it on the PATH, or name it with `opa`")
+        return open_source(feed)
+    except SourceError as error:
+        raise daemon.StartError(f"`{feed.bundle}`: {error}") from None
+
+
+def _confirmations(known: Mapping[str, Any]) -> dict[str, datetime]:
+    """Read from an older status when each tenant's source was last heard; what cannot be read was never heard."""
+    found: dict[str, datetime] = {}
+    tenants = known.get("tenants")
+    for item in tenants if isinstance(tenants, list) else ():
+        match item:
+            case {"tenant": str(tenant), "confirmed_at": str(at)}:
+                try:
+                    found[tenant] = min(datetime.fromisoformat(at).astimezone(UTC), datetime.now(UTC))
+                except ValueError:
+                    continue
     return found
-
-
-async def _look(
-    settings: PdpSettings,
-    keys: BundleKeys | None,
-    store: Store,
-    source: Source,
-    *,
-    serving: bytes,
-    waiting: Proven | None,
-) -> tuple[Proven | None, datetime]:
-    """Look once, and prove what was found, unless it is `waiting`, proved already; says when it was valid."""
-    now, floor = datetime.now(UTC), store.floor(settings.feeds[0].tenant)
-    look = await asyncio.to_thread(source.look, keys, now=now, floor=floor, serving=serving)
-    for fault in look.faults:
-        log.error("a bundle is refused: %s", fault)
-    if look.found is None:
-        return None, now
-    if waiting is not None and look.found.bundle.digest == waiting.digest:
-        return waiting, now
-    try:
-        needed = entrypoint_of(look.found.bundle.files)
-        program = await asyncio.to_thread(_program, settings) if needed else None
-        proving = partial(prove, now=now, tenant=settings.feeds[0].tenant, floor=floor, opa_binary=program)
-        return await asyncio.to_thread(proving, look.found.data, keys), now
-    except PolicyError as error:
-        source.refuse(look.found.bundle.digest)
-        log.error("a bundle is refused: `%s`: %s", look.found.origin, error)  # noqa: TRY400
-        return None, now
-    except BundleRejected as error:
-        if not isinstance(error, NotProved):
-            source.refuse(look.found.bundle.digest)
-        log.error("a bundle is refused: `%s`: %s", look.found.origin, error)  # noqa: TRY400
-        return None, now
-
-
-def _keep(proven: Proven, folder: Path, now: datetime) -> Serving:
-    """Keep a copy for the workers, and remove older ones but the last, which a worker may be loading."""
-    kept = keep(proven, folder)
-    older = sorted(folder.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)[2:]
-    for path in older:
-        path.unlink(missing_ok=True)
-        path.with_name(path.name.removesuffix(".tar.gz") + ".module").unlink(missing_ok=True)
-    return Serving(
-        bundle=str(kept.bundle),
-        module=str(kept.module or ""),
-        digest=proven.digest.hex(),
-        sequence=proven.sequence,
-        proved_at=now.isoformat(),
-    )
-
-
-async def supervise(
-    crew: Sequence[Worker], watching: Coroutine[Any, Any, None], stop: asyncio.Event, ready: Ready, grace_s: float
-) -> None:
-    """Run the workers and `watching` until `stop` is set or `watching` fails, then let the workers finish."""
-    running = [asyncio.create_task(worker.run()) for worker in crew]
-    looking, stopped = asyncio.create_task(watching), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((looking, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if looking.done():
-            looking.result()
-    finally:
-        ready.drain()
-        await asyncio.gather(*(worker.stop(STEPS * grace_s) for worker in crew))
-        for task in (*running, looking, stopped):
-            task.cancel()
-        await asyncio.gather(*running, looking, stopped, return_exceptions=True)
-
-
-def environ_for_workers(metrics: os.PathLike[str]) -> dict[str, str]:
-    """Give the environment of a worker: ours, and where its metrics go."""
-    return {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(metrics)}

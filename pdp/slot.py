@@ -1,0 +1,195 @@
+"""One tenant's bundles of one role: found at its source, proved, brought into force, or refused with a reason.
+
+Rules: a refusal is said once, and changes nothing; a bundle that could not be proved is not looked at again, one that
+the machine or the workers failed is tried again, ever more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from exequatur.trust.bundle import Floor, VerifiedBundle
+from pdp.activation import ACTIVE, Order, Refused
+from pdp.bundle.loader import BundleRejected, NotProved, Proven
+from pdp.bundle.source import Found, Look, Source
+from pdp.control.store import Store, StoreError
+from pdp.crew import Crew
+from pdp.engine.reading import PolicyError
+from pdp.metrics import BundleMetrics
+from pdp.opa_server import NotReadyError
+from pdp.placing import Placing, Trusted
+from pdp.settings import Feed
+from pdp.status import Alarms, rfc3339
+
+log = logging.getLogger(__name__)
+
+PAUSE_S: Final = (2.0, 60.0)
+"""The first and the longest pause before a bundle is tried again that the machine failed, in seconds."""
+
+FAULTS: Final = 8
+"""How many of the newest faults of a source are kept for the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the watches of all tenants have in common."""
+
+    store: Store
+    crew: Crew
+    placing: Placing
+    metrics: BundleMetrics
+    alarm: Alarms
+    served: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once there is a policy for anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A bundle (without its files) that is in force, or about to be, and its archive."""
+
+    bundle: VerifiedBundle
+    data: bytes = field(repr=False)
+    order: Order
+    trusted: Trusted | None
+    since: datetime
+
+    @property
+    def digest(self) -> str:
+        """Its digest, in hex."""
+        return self.order.digest
+
+
+class Slot:
+    """Where the bundles of one tenant and one role come from, and what came of them."""
+
+    def __init__(self, feed: Feed, role: str, source: Source, shared: Shared) -> None:
+        """Bring what `source` has into force as `role`."""
+        self.feed, self.source = feed, source
+        self._role, self._shared = role, shared
+        self.coming: Held | None = None
+        """What workers prepare."""
+        self.wanted = ""
+        """The digest, in hex, of what is in the making."""
+        self.faults: deque[str] = deque(maxlen=FAULTS)
+        self.refused: dict[str, Any] | None = None
+        self.looked_at: datetime | None = None
+        self._proven: Proven | None = None
+        self._said = ""
+        self._paused, self._pause_s, self._until = b"", PAUSE_S[0], 0.0
+
+    async def look(self, trusted: Trusted | None, now: datetime, floor: Floor | None, serving: str = "") -> Look:
+        """Look at the source once."""
+        keys = None if trusted is None else trusted.keys
+        look = await asyncio.to_thread(self.source.look, keys, now=now, floor=floor, serving=bytes.fromhex(serving))
+        self.looked_at = now
+        for fault in look.faults:
+            self.refuse(fault)
+        if self._role == ACTIVE:
+            self._shared.metrics.looked(self.feed.tenant, "found" if look.found else "fault" if look.faults else "same")
+        return look
+
+    async def bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> Held | None:
+        """Bring what was found into force; None if it does not come into force, which is said."""
+        digest = found.bundle.digest
+        if digest == self._paused and time.monotonic() < self._until:
+            return None
+        self.wanted = digest.hex()
+        try:
+            held = await self._bring(found, trusted, now, floor)
+        except (NotProved, Refused) as error:
+            self._pause(digest)
+            self._refuse_found(found, str(error))
+        except (BundleRejected, PolicyError) as error:
+            self.source.refuse(digest)
+            self._refuse_found(found, str(error))
+        except (OSError, StoreError, NotReadyError) as error:
+            self.say(f"no new bundle can be served: {error}")
+        else:
+            self.faults.clear()
+            self.refused, self._said, self._paused = None, "", b""
+            return held
+        finally:
+            self.coming, self.wanted = None, ""
+        return None
+
+    async def again(self, held: Held, bundle: VerifiedBundle, trusted: Trusted | None, now: datetime) -> Held | None:
+        """Have the workers load anew what is in force, which `trusted` keys say something else of."""
+        keys = None if trusted is None else trusted.files
+        order = replace(held.order, proved_at=now.isoformat(), keys=keys)
+        try:
+            return await self._activate(replace(held, bundle=bundle, order=order, trusted=trusted))
+        except Refused as error:
+            self.say(f"the bundle in force cannot be served by the keys as they are now: {error}")
+            return None
+        finally:
+            self.coming = None
+
+    async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> Held:
+        if found.bundle.signed and found.bundle.sequence < self.feed.floor:
+            raise BundleRejected(
+                f"sequence {found.bundle.sequence} is below the `floor` of the settings, {self.feed.floor}"
+            )
+        placing = self._shared.placing
+        if self._proven is None or self._proven.digest != found.bundle.digest:
+            self._proven = None
+            self._proven = await placing.prove(found, trusted, now, floor)
+        order = await placing.order(self._proven, self._role, trusted, now)
+        order = replace(
+            order,
+            canary_percent=self.feed.canary_percent,
+            canary_max_stricter_percent=self.feed.canary_max_stricter_percent,
+        )
+        bundle = replace(self._proven.bundle, files={})
+        held = await self._activate(Held(bundle, found.data, order, trusted, now))
+        self._proven = None
+        return held
+
+    async def _activate(self, held: Held) -> Held:
+        self.coming = held
+        took = await self._shared.crew.activate(held.order)
+        log.info(
+            "bundle %s, sequence %d, is in force as %s: all workers committed to it within %.3f s",
+            *(held.digest[:12], held.order.sequence, self._role, took),
+            extra=self._about,
+        )
+        return held
+
+    def _pause(self, digest: bytes) -> None:
+        first, longest = PAUSE_S
+        self._pause_s = min(self._pause_s * 2, longest) if digest == self._paused else first
+        self._paused, self._until = digest, time.monotonic() + self._pause_s
+
+    def _refuse_found(self, found: Found, reason: str) -> None:
+        self.refused = {
+            "origin": found.origin,
+            "digest": found.bundle.digest.hex(),
+            "reason": reason,
+            "at": rfc3339(datetime.now(UTC)),
+        }
+        fault = f"`{found.origin}`: {reason}"
+        if fault not in self.faults:
+            self.refuse(fault)
+
+    def refuse(self, fault: str) -> None:
+        """Say what is refused, and why."""
+        if fault not in self.faults:
+            self.faults.append(fault)
+        self._shared.metrics.refused(self.feed.tenant)
+        log.error("a %s is refused: %s", "bundle" if self._role == ACTIVE else "candidate", fault, extra=self._about)
+
+    def say(self, text: str) -> None:
+        """Say what keeps bundles from being served, once."""
+        if text != self._said:
+            self._said = text
+            self.faults.append(text)
+            log.error("%s", text, extra=self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return {"fields": {"tenant": self.feed.tenant}}

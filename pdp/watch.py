@@ -1,0 +1,361 @@
+"""One tenant's policy: its source and its keys are watched, and how far it is trusted follows from both.
+
+Rules: no worker serves a bundle that was not proved under keys that still hold when it comes into force, and above the
+floor. Keys are looked at beside everything else: a proof that takes a minute delays no revocation. Keys that are broken
+keep the bundle in force and let nothing new in. A source that is away changes nothing but how fresh the policy is; a
+copy that we kept is no faster way in than a source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from exequatur.key_folder import KeyFolder
+from exequatur.trust.bundle import Floor
+from exequatur.trust.errors import (
+    EquivocationError,
+    ExpiredError,
+    FormatError,
+    NotYetValidError,
+    SignatureError,
+    TrustError,
+)
+from pdp.activation import ACTIVE, Order, Refused
+from pdp.bundle.source import Found, Source, open_bundle, read_archive_file
+from pdp.candidate import Candidate
+from pdp.control.store import FloorError, StoreError
+from pdp.placing import Trusted
+from pdp.settings import REMOTE, Feed
+from pdp.slot import Held, Shared, Slot
+from pdp.status import rfc3339
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""How often a source is looked at, in seconds; how often a server is asked is the settings' to say."""
+
+KEYS_S: Final = 0.25
+"""How often keys are looked at, in seconds."""
+
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_STRANGE: Final = (SignatureError, FormatError, EquivocationError)
+
+
+class Watch:
+    """What one tenant is served, and why."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        source: Source,
+        keys: KeyFolder[Trusted] | None,
+        shared: Shared,
+        candidate: Candidate | None,
+        *,
+        confirmed_at: datetime | None = None,
+    ) -> None:
+        """Serve `feed` from `source` by `keys`, None where nobody signs; `confirmed_at` is from a life before."""
+        self.tenant, self.feed, self.candidate = feed.tenant, feed, candidate
+        self.looked = asyncio.Event()
+        """Set once the first look is over, whatever it gave."""
+        self.held: Held | None = None
+        """What is in force."""
+        self.withdrawn = ""
+        """Why it is not trusted any more."""
+        self._shared, self._keys = shared, keys
+        self._slot = Slot(feed, ACTIVE, source, shared)
+        self._confirmed = confirmed_at
+        self._stood: datetime | None = None
+        self._renewed = False
+        self._kept_tried = False
+        self._woken, self._turn = asyncio.Event(), asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
+        shared.crew.add(feed.tenant, self._raise_floor)
+
+    @property
+    def used(self) -> set[str]:
+        """The digests, in hex, of the bundles whose copies must stay; raises `StoreError`."""
+        floor = self._shared.store.floor(self.tenant)
+        slots = [self._slot] if self.candidate is None else [self._slot, self.candidate.slot]
+        return {slot.wanted for slot in slots} | ({floor.digest.hex()} if floor else set())
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        sources = [self._slot.source] if self.candidate is None else [self._slot.source, self.candidate.slot.source]
+        asked = [asyncio.Event() for _ in sources]
+        tasks = [self._ask(*pair) for pair in zip(sources, asked, strict=True)]
+        tasks += [] if self._keys is None else [self._watch_keys(self._keys)]
+        running = [asyncio.create_task(task) for task in tasks]
+        try:
+            while True:
+                was_asked = asked[0].is_set()
+                await self._guarded()
+                if was_asked and not self.looked.is_set():
+                    self.looked.set()
+                self._woken.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), LOOK_S)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Ask the sources now; returns when what they answered is in force or refused. Who asks meanwhile, waits."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    def halted(self, digest: str, reason: str) -> None:
+        """Hear that a candidate halted by itself in some worker."""
+        if self.candidate is not None:
+            self.candidate.halt(digest, reason)
+
+    async def _refresh(self) -> None:
+        await self._slot.source.refresh()
+        if self.candidate is not None:
+            await self.candidate.slot.source.refresh()
+            self.candidate.due = True
+        await self._guarded()
+
+    async def _ask(self, source: Source, asked: asyncio.Event) -> None:
+        """Have a source ask its server for as long as we watch."""
+        while True:
+            try:
+                await source.refresh()
+                asked.set()
+                self._woken.set()
+                await source.run()
+            except Exception:
+                log.exception("asking for the bundles of `%s` failed", self.tenant)
+                asked.set()
+                await asyncio.sleep(LOOK_S)
+            else:
+                return
+
+    async def _watch_keys(self, keys: KeyFolder[Trusted]) -> None:
+        """See when keys change: what they do not vouch for any more is withdrawn, whatever else goes on."""
+        while True:
+            try:
+                seen = await asyncio.to_thread(keys.look)
+                if seen.fault:
+                    self._shared.alarm(
+                        f"the keys of tenant `{self.tenant}` in `{keys.path}` are as they were: {seen.fault}"
+                    )
+                if seen.changed:
+                    log.info("the keys of `%s` have changed", self.tenant)
+                    await self._judge_again(seen.keys)
+                    self._woken.set()
+            except Exception:
+                log.exception("the keys of `%s` could not be looked at", self.tenant)
+            await asyncio.sleep(KEYS_S)
+
+    async def _judge_again(self, trusted: Trusted) -> None:
+        """Verify what is in force by the keys as they are now."""
+        held, reason, now = self.held, "", datetime.now(UTC)
+        if held is None or not held.bundle.signed:
+            return
+        try:
+            again = await asyncio.to_thread(open_bundle, held.data, trusted.keys, now=now, tenant=self.tenant)
+            self._renewed = self._renewed or again.expires_at != held.bundle.expires_at
+        except NotYetValidError:
+            pass
+        except ExpiredError as error:
+            reason = "" if now >= held.bundle.expires_at else str(error)
+        except TrustError as error:
+            reason = str(error)
+        if self.held is held or (self.held is not None and self.held.digest == held.digest):
+            self._withdraw(reason)
+
+    def _withdraw(self, reason: str) -> None:
+        if reason == self.withdrawn:
+            return
+        self.withdrawn = reason
+        if reason:
+            log.error("the policy of `%s` is withdrawn: %s", self.tenant, reason)
+        else:
+            log.info("the policy of `%s` is trusted again", self.tenant)
+        self._stand()
+
+    async def _guarded(self) -> None:
+        """Take one turn; what fails in it is this tenant's trouble, and not the others'."""
+        async with self._turn:
+            try:
+                await self._look()
+            except StoreError as error:
+                self._slot.say(f"no new bundle can be served: {error}")
+            except Exception:
+                log.exception("looking for a bundle of `%s` failed", self.tenant)
+
+    async def _look(self) -> None:
+        trusted, now = self._trusted(), datetime.now(UTC)
+        if self._renewed and not self._fault:
+            await self._renew(trusted, now)
+        floor = self._shared.store.floor(self.tenant)
+        if self.held is None and self.feed.bundle.startswith(REMOTE):
+            await self._bring_kept(trusted, now, floor)
+        look = await self._slot.look(trusted, now, floor, "" if self.held is None else self.held.digest)
+        if look.confirmed_at is not None:
+            self._confirmed = min(look.confirmed_at, now)
+            self._shared.metrics.confirmed(self.tenant, self._confirmed)
+        self._stand()
+        if look.found is not None and not self._fault:
+            await self._bring(look.found, trusted, now, floor)
+        if self.held is None:
+            await self._bring_kept(trusted, now, floor)
+        if self.candidate is not None and not self._fault:
+            await self.candidate.turn(trusted, floor, self.held)
+        self._shared.metrics.stands(self.tenant, self.state(datetime.now(UTC)))
+
+    async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
+        held = await self._slot.bring(found, trusted, now, floor)
+        if held is not None:
+            self._renewed = False
+            self._shared.metrics.activated(self.tenant, held.order.sequence, held.bundle.expires_at)
+            # Only now: what was served before it must not be trusted again for a moment.
+            if trusted is self._trusted():
+                self._withdraw("")
+
+    async def _renew(self, trusted: Trusted | None, now: datetime) -> None:
+        """Have the workers load what is in force by the keys as they are now, by which it lives longer or less long."""
+        if self.held is None or trusted is None or self.withdrawn:
+            self._renewed = False
+            return
+        try:
+            bundle = await asyncio.to_thread(open_bundle, self.held.data, trusted.keys, now=now, tenant=self.tenant)
+        except TrustError:
+            await self._judge_again(trusted)
+            return
+        held = await self._slot.again(self.held, replace(bundle, files={}), trusted, now)
+        if held is not None:
+            self._renewed = False
+            self._shared.metrics.activated(self.tenant, held.order.sequence, held.bundle.expires_at)
+
+    async def _bring_kept(self, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
+        """Serve the copy of what was served last, once, proved anew like anything that is found."""
+        if self._kept_tried or floor is None or self._fault:
+            return
+        self._kept_tried = True
+        path = self._shared.placing.kept(floor.digest)
+        if not path.exists():
+            return
+        keys, origin = None if trusted is None else trusted.keys, "the kept copy"
+        try:
+            data = await asyncio.to_thread(read_archive_file, path)
+            bundle = await asyncio.to_thread(open_bundle, data, keys, now=now, tenant=self.tenant, floor=floor)
+            if bundle.digest != floor.digest:
+                raise SignatureError("it is not what was served")
+        except TrustError as error:
+            self._slot.refuse(f"the kept copy `{path}`: {error}")
+            if isinstance(error, _STRANGE):
+                self._shared.alarm(f"the kept copy of what tenant `{self.tenant}` was served is another one: {error}")
+            return
+        self._stand()
+        await self._bring(Found(origin, data, bundle), trusted, now, floor)
+
+    def _raise_floor(self, order: Order) -> None:
+        """Put an order in force, as all workers are about to; raises `Refused`."""
+        coming = self._slot.coming
+        if coming is None or coming.order is not order:
+            raise Refused("it was given up")
+        if coming.trusted is not self._trusted():
+            raise Refused("the keys changed while it was prepared: it is looked at again")
+        try:
+            if coming.bundle.signed:
+                self._shared.store.raise_floor(self.tenant, Floor(order.sequence, coming.bundle.digest))
+        except FloorError as error:
+            self._shared.alarm(
+                f"tenant `{self.tenant}`: somebody else who has this store serves another bundle: {error}"
+            )
+            raise Refused(str(error)) from None
+        except StoreError as error:
+            raise Refused(str(error)) from None
+        self.held = coming
+        self._shared.served.set()
+
+    def _trusted(self) -> Trusted | None:
+        return None if self._keys is None else self._keys.keys
+
+    @property
+    def _fault(self) -> str:
+        return "" if self._keys is None else self._keys.fault
+
+    @property
+    def _trusted_until(self) -> datetime | None:
+        if not self.feed.max_staleness_s:
+            return None
+        return (self._confirmed or _NEVER) + timedelta(seconds=self.feed.max_staleness_s)
+
+    def _stand(self) -> None:
+        """Tell the workers how far the policy is trusted; a little later each time is told now and then."""
+        until, told = self._trusted_until, self._stood
+        slack = timedelta(seconds=min(5.0, self.feed.max_staleness_s / 10))
+        if until is not None and told is not None and timedelta() <= until - told < slack:
+            until = told
+        self._stood = until
+        self._shared.crew.stand(self.tenant, None if until is None else until.isoformat(), self.withdrawn)
+
+    def state(self, now: datetime) -> str:
+        """Say in a word what has become of the policy."""
+        if self.held is None:
+            return "none"
+        if self.withdrawn:
+            return "withdrawn"
+        if now >= self.held.bundle.expires_at:
+            return "expired"
+        return "stale" if self._stood is not None and now >= self._stood else "serving"
+
+    def status(self) -> dict[str, Any]:
+        """Say what is served, and why. Raises `StoreError`."""
+        now, held, slot = datetime.now(UTC), self.held, self._slot
+        state, floor = self.state(now), self._shared.store.floor(self.tenant)
+        reasons = {
+            "none": next(reversed(slot.faults), "no bundle was found yet"),
+            "withdrawn": self.withdrawn,
+            "expired": "a new bundle must be published",
+            "stale": f"its source was not heard for {self.feed.max_staleness_s} s",
+        }
+        return {
+            "tenant": self.tenant,
+            "source": self.feed.bundle,
+            "serving": None if held is None else _serving(held),
+            "state": state,
+            "reason": reasons.get(state, ""),
+            "floor": max(self.feed.floor, 0 if floor is None else floor.sequence),
+            "confirmed_at": None if self._confirmed is None else rfc3339(self._confirmed),
+            "last_look_at": None if slot.looked_at is None else rfc3339(slot.looked_at),
+            "faults": [*slot.faults],
+            "refused": slot.refused,
+            "candidate": None if self.candidate is None else self.candidate.status(),
+            "keys": self._keys_status(),
+            "workers": self._shared.crew.serving(self.tenant),
+        }
+
+    def _keys_status(self) -> dict[str, Any] | None:
+        trusted = self._trusted()
+        if trusted is None:
+            return None
+        keys = trusted.keys
+        return {
+            "kids": sorted(keys.keys),
+            "threshold": keys.threshold,
+            "revoked": sorted(keys.revoked),
+            "fault": self._fault,
+        }
+
+
+def _serving(held: Held) -> dict[str, Any]:
+    bundle = held.bundle
+    return {
+        "digest": held.digest,
+        "sequence": bundle.sequence,
+        "kids": [*bundle.kids],
+        "revision": bundle.revision,
+        "expires_at": rfc3339(bundle.expires_at) if bundle.signed else None,
+        "since": rfc3339(held.since),
+    }
