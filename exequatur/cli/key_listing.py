@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich import box
@@ -14,30 +14,54 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from exequatur.trust.key_policy import FILE, KeyPolicy
+from exequatur.trust.errors import ScopeError
+from exequatur.trust.key_policy import FILE, KeyPolicy, Terms
 from exequatur.trust.keys import KeySet, PublicKey, parse_key_set, parse_permit_keys
+from exequatur.trust.log_keys import parse_log_keys
+from exequatur.trust.note import LogKey
 
-PURPOSES: Final = ("bundle", "permit")
-_PARSERS: Final = {"bundle": parse_key_set, "permit": parse_permit_keys}
+PURPOSES: Final = ("bundle", "permit", "checkpoint")
+
+_Found: TypeAlias = Mapping[str, PublicKey | LogKey]
 
 
 def listing(files: Mapping[str, bytes], purpose: str, now: datetime) -> dict[str, Any]:
     """Read a folder's files as whoever needs them for `purpose` would; raises `TrustError` as they would."""
-    written = KeyPolicy.parse(files[FILE]) if FILE in files else None
-    purpose = purpose or (written.purpose if written and written.purpose in PURPOSES else PURPOSES[0])
-    trusted: KeySet = _PARSERS[purpose](files)
-    policy = trusted.policy
+    said = _purpose(files)
+    if purpose and FILE in files and said != purpose:
+        raise ScopeError(f"`{FILE}`: these keys are for the purpose `{said}`, not for `{purpose}`")
+    purpose = purpose or said
+    policy, found = _log_keys(files) if purpose == "checkpoint" else _jws_keys(files, purpose)
+    live = found.keys() & policy.terms.keys() - policy.revoked
+    return {
+        "purpose": purpose,
+        "threshold": policy.threshold,
+        "owners": sorted({policy.terms[kid].owner for kid in live if not _over(policy, kid, now)}),
+        "keys_json": FILE in files,
+        "keys": [_row(kid, found.get(kid), policy, now) for kid in sorted({*found, *policy.terms, *policy.revoked})],
+    }
+
+
+def _purpose(files: Mapping[str, bytes]) -> str:
+    if FILE in files:
+        return KeyPolicy.parse(files[FILE]).purpose
+    return "checkpoint" if any(name.endswith(".vkey") for name in files) else "bundle"
+
+
+def _jws_keys(files: Mapping[str, bytes], purpose: str) -> tuple[KeyPolicy, _Found]:
+    trusted: KeySet = parse_permit_keys(files) if purpose == "permit" else parse_key_set(files)
     found = dict(trusted.keys)
     for name in files:
         if name != FILE:
             found |= parse_key_set({name: files[name]}).keys  # those that are revoked too
-    return {
-        "purpose": purpose,
-        "threshold": policy.threshold,
-        "owners": sorted({policy.terms[kid].owner for kid in trusted.keys if not _over(policy, kid, now)}),
-        "keys_json": written is not None,
-        "keys": [_row(kid, found.get(kid), policy, now) for kid in sorted({*found, *policy.terms, *policy.revoked})],
-    }
+    return trusted.policy, found
+
+
+def _log_keys(files: Mapping[str, bytes]) -> tuple[KeyPolicy, _Found]:
+    trusted = parse_log_keys(files)
+    if FILE in files:
+        return KeyPolicy.parse(files[FILE]), trusted.keys
+    return KeyPolicy("checkpoint", terms={name: Terms(trusted.origin) for name in trusted.keys}), trusted.keys
 
 
 def picture(folder: str, value: Mapping[str, Any]) -> RenderableType:
@@ -67,16 +91,16 @@ def private_keys_hint(folder: Path) -> str:
     return f": did you mean `{public}`" if public.is_dir() and any(folder.glob("*.key")) else ""
 
 
-def fingerprint(key: PublicKey) -> str:
+def fingerprint(key: PublicKey | LogKey) -> str:
     """Give what `openssl pkey -pubin -in KID.pem -outform DER | sha256sum` gives."""
     return hashlib.sha256(key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _row(kid: str, key: PublicKey | None, policy: KeyPolicy, now: datetime) -> dict[str, Any]:
+def _row(kid: str, key: PublicKey | LogKey | None, policy: KeyPolicy, now: datetime) -> dict[str, Any]:
     terms = policy.terms.get(kid)
     return {
         "kid": kid,
-        "alg": key.alg if key else None,
+        "alg": key and (key.alg if isinstance(key, PublicKey) else "Ed25519"),
         "owner": terms.owner if terms else None,
         "not_after": f"{terms.not_after:%Y-%m-%dT%H:%M:%SZ}" if terms and terms.not_after else None,
         "expired": _over(policy, kid, now),

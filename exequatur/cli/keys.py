@@ -76,7 +76,10 @@ def generate_key(
 def show_keys(
     folder: Annotated[Path, typer.Argument(help="a folder of public keys, with its `keys.json` if it has one")],
     purpose: Annotated[
-        str, typer.Option(help="refuse keys for anything else: `bundle` or `permit`; else what `keys.json` says")
+        str,
+        typer.Option(
+            help="refuse keys for anything else: `bundle`, `permit`, `checkpoint`; else what `keys.json` says"
+        ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:

@@ -144,4 +144,24 @@ def test_a_folder_that_nobody_could_use_is_a_no(people, tmp_path):
     assert "any key is enough" in show(people)
     assert f"did you mean `{people}`" in show(tmp_path, code=1)
     assert "it is not there" in show(tmp_path / "nowhere", code=2)
-    assert "must be one of `bundle`, `permit`" in show(people, "--purpose", "cooking", code=2)
+    assert "must be one of `bundle`, `permit`, `checkpoint`" in show(people, "--purpose", "cooking", code=2)
+
+
+def test_a_ledgers_keys_are_shown_too(tmp_path):
+    for kid in ("log", "log-2"):
+        generate("--out", tmp_path, "--kid", kid, "--alg", "Ed25519", "--origin", "example.com/log")
+        (tmp_path / f"{kid}.key").unlink()
+    value = show(tmp_path, "--json")
+    assert (value["purpose"], value["owners"]) == ("checkpoint", ["example.com/log"])
+    keys = {kid: {"owner": "ops@example.org"} for kid in ("log", "log-2")}
+    (tmp_path / "keys.json").write_text(json.dumps({"purpose": "checkpoint", "keys": keys, "revoked": ["log"]}))
+    assert [row["revoked"] for row in show(tmp_path, "--purpose", "checkpoint", "--json")["keys"]] == [True, False]
+    assert "not for `bundle`" in show(tmp_path, "--purpose", "bundle", code=1)
+
+
+def test_a_purpose_that_must_be_said_is_said(tmp_path):
+    generate("--out", tmp_path, "--kid", "pdp", "--alg", "ES256")
+    assert "permit" in show(tmp_path / "public", "--purpose", "permit", code=1)
+    policy = {"purpose": "permit", "keys": {"pdp": {"owner": "pdp"}}}
+    (tmp_path / "public" / "keys.json").write_text(json.dumps(policy))
+    assert show(tmp_path / "public", "--json")["purpose"] == "permit"
