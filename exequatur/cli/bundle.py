@@ -25,7 +25,7 @@ Tenant = Annotated[str, typer.Option(help="whose bundle it is")]
 
 Built = Annotated[Path, typer.Argument(help="what `build` wrote")]
 Key = Annotated[Path | None, typer.Option(help="your private key, `KID.key` or `KID.ALG.key`")]
-Command = Annotated[str, typer.Option(help="or a command that signs, such as `aws kms sign ...`; `sign --help` says how")]
+Command = Annotated[str, typer.Option(help="or a command that signs, such as `aws kms sign`; `sign --help` says how")]
 Public = Annotated[Path | None, typer.Option(help="for a command: its public key, `KID.pem` or `KID.ALG.pem`")]
 Digest = Annotated[bool, typer.Option("--digest", help="for a command: give it the digest (SHA-2, binary) alone")]
 Kid = Annotated[str, typer.Option(help="the key's name, if its file has another")]
