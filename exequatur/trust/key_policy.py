@@ -62,6 +62,8 @@ class KeyPolicy:
         members = _members(value, "", ("purpose", "threshold", "keys", "revoked", "$schema"), ("purpose", "keys"))
         if members["purpose"] not in _PURPOSES:
             raise _wrong(f"`/purpose` must be one of {', '.join(f'`{name}`' for name in _PURPOSES)}")
+        if not isinstance(members.get("$schema", ""), str):
+            raise _wrong("`/$schema` must be a text")
         threshold = members.get("threshold", 1)
         if type(threshold) is not int or not 1 <= threshold <= MOST_OWNERS:
             raise _wrong(f"`/threshold` must be a whole number from 1 to {MOST_OWNERS}")

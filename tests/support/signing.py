@@ -139,7 +139,8 @@ class Forge:
             for name in sorted(self.files)
         ]
         self.listed(listed)
-        claims = {**self.claims, "files": listed, **({"raw": raw} if (raw := raw_hashes(self.files)) else {})}
+        raw = raw_hashes(self.files)
+        claims = {"files": listed, **({"raw": raw} if raw else {}), **self.claims}
         endorsements = [write_endorsement(key, compact(claims)) for key in self.endorsers]
         self.endorsements(endorsements)
         if endorsements:

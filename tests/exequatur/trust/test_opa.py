@@ -9,14 +9,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from exequatur.trust.archive import read_tar, unpack, write_archive
 from exequatur.trust.bundle import verify
-from exequatur.trust.errors import FormatError, TrustError
+from exequatur.trust.errors import FormatError, ScopeError, TrustError
 from exequatur.trust.hashing import file_hash
 from exequatur.trust.keys import SigningKey, generate
 from policies import opa
-from signing import FILES, NOW, bundle_keys, dev_key, public_pem, rsa_pem, signed
+from signing import FILES, NOW, bundle_keys, dev_key, key_set, public_pem, signed
 
 ROOTS = ["exequatur", "hosts", "limit"]
 BUNDLE = {**FILES, ".manifest": json.dumps({"revision": "r1", "roots": ROOTS}).encode(), "tools.json": b'{"tools": {}}'}
@@ -60,13 +61,19 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def opa_signs(files: dict[str, bytes], work: Path, claims: dict[str, object]) -> bytes:
+def private_pem(key: SigningKey) -> bytes:
+    return key.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def opa_signs(files: dict[str, bytes], work: Path, claims: dict[str, object], key: SigningKey | None = None) -> bytes:
     """Have `opa sign` write the signatures of `files`."""
     source = write(work / "source", files)
-    (work / "private.pem").write_bytes(rsa_pem("dev"))
+    key = key or dev_key()
+    (work / "private.pem").write_bytes(private_pem(key))
     (work / "claims.json").write_text(json.dumps(claims))
     done = run(
-        *("sign", "--signing-key", "../private.pem", "--claims-file", "../claims.json", "-o", "..", "-b", "."),
+        *("sign", "--signing-key", "../private.pem", "--signing-alg", key.alg, "--claims-file", "../claims.json"),
+        *("-o", "..", "-b", "."),
         cwd=source,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -89,13 +96,35 @@ def test_what_opa_signed_verifies_and_is_not_served(tmp_path):
         )
 
 
-def test_what_opa_packed_and_signed_verifies(tmp_path):
+TRIED = [RSA[0], RSA[5], *CURVES[:2]]
+
+
+@pytest.mark.parametrize("key", TRIED, ids=lambda key: key.alg)
+def test_what_opa_signed_with_any_algorithm_verifies(key, tmp_path):
+    signatures = opa_signs(BUNDLE, tmp_path, {"keyid": key.kid, "sequence": 3, "exp": 4102444800}, key)
+    archive = write_archive({**BUNDLE, ".signatures.json": signatures})
+    bundle = verify(archive, bundle_keys(key), now=NOW, serve=False)
+    assert (bundle.files, bundle.kids, bundle.sequence) == (BUNDLE, (key.kid,), 3)
+    with pytest.raises(FormatError, match="payload is not as `exequatur bundle sign` writes it"):
+        verify(archive, bundle_keys(key), now=NOW)
+
+
+def test_the_scope_that_opa_signed_is_the_keys_to_the_byte(tmp_path):
+    archive = write_archive({**BUNDLE, ".signatures.json": opa_signs(BUNDLE, tmp_path, {"keyid": "dev", "scope": "é"})})
+    assert verify(archive, key_set(dev_key(), dev={"scope": "é"}), now=NOW, serve=False).files == BUNDLE
+    for scope in ("e\u0301", "É", "é ", "write", ""):
+        with pytest.raises(ScopeError, match="`dev` signs for scope"):
+            verify(archive, key_set(dev_key(), dev={"scope": scope}), now=NOW, serve=False)
+
+
+@pytest.mark.parametrize("key", TRIED, ids=lambda key: key.alg)
+def test_what_opa_packed_and_signed_verifies(key, tmp_path):
     write(tmp_path / "source", BUNDLE)
-    (tmp_path / "private.pem").write_bytes(rsa_pem("dev"))
-    keys = ("--signing-key", "../private.pem", "--verification-key-id", "dev")
+    (tmp_path / "private.pem").write_bytes(private_pem(key))
+    keys = ("--signing-key", "../private.pem", "--signing-alg", key.alg, "--verification-key-id", key.kid)
     done = run("build", *keys, "-o", "../out.tar.gz", "-b", ".", cwd=tmp_path / "source")
     assert done.returncode == 0, done.stdout + done.stderr
-    bundle = verify((tmp_path / "out.tar.gz").read_bytes(), bundle_keys(), now=NOW, serve=False)
+    bundle = verify((tmp_path / "out.tar.gz").read_bytes(), bundle_keys(key), now=NOW, serve=False)
     assert {"data.json", "policies/decision.rego"} <= bundle.files.keys()
 
 
