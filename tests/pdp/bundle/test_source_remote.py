@@ -155,6 +155,17 @@ async def test_a_tag_that_stands_for_two_bundles_is_not_believed_again():
         assert not reader.source._is_held()
 
 
+async def test_a_bundle_under_the_tag_of_another_is_taken_and_told():
+    async with scripted(says(*(answer(200, publish(sequence), ETag='"same"') for sequence in (1, 2)))) as url:
+        reader = remote(url)
+        assert (await reader.ask()).faults == ()
+        look = await reader.ask()
+    assert look.found.bundle.sequence == 2
+    assert [fault.partition(": ")[2] for fault in look.faults] == [
+        "its ETag stood for two bundles: it is asked for the whole each time"
+    ]
+
+
 async def test_a_304_for_another_tag_is_no_confirmation():
     replies = [answer(200, publish(), ETag='"a"'), answer(304, ETag='"b"', Content_Length="")]
     async with scripted(says(*replies)) as url:
