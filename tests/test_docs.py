@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,28 @@ def test_every_command_of_the_page_works(page, desk):
         for process in running:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=20)
+
+
+def test_a_workflow_runs_what_its_page_runs():
+    """A pipeline cannot be run here; its commands can, one page up."""
+    workflows = 0
+    for page in PAGES:
+        run = {line for note, text in blocks(page) if not note.startswith("not run") for line in lines(text)}
+        for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+            value = yaml.safe_load(text)
+            if not isinstance(value, dict) or "jobs" not in value:
+                continue
+            workflows += 1
+            steps = [step["run"] for job in value["jobs"].values() for step in job["steps"] if "run" in step]
+            commands = {line for step in steps for line in lines(step)}
+            assert {line for line in commands if not line.startswith("pip install ")} <= run, page.name
+    assert workflows
+
+
+def lines(text: str) -> list[str]:
+    """Split a script into its commands, each on one line."""
+    whole = re.sub(r"\\\n\s*", "", text).replace(" && ", "\n")
+    return [line.strip() for line in whole.splitlines() if line.strip()]
 
 
 def test_pages_exist_and_link_to_files_that_exist():
