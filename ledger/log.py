@@ -23,7 +23,7 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exequatur.disk import Disk, lock_folder, reason, write_file
-from exequatur.trust.errors import TrustError
+from exequatur.trust.errors import SignatureError, TrustError
 from exequatur.trust.merkle import EMPTY_ROOT, consistency_proof, leaf_hash, root, split
 from exequatur.trust.note import Checkpoint, LogKey, open_checkpoint, sign_checkpoint
 from ledger.tiles import CHECKPOINT, ENTRIES, HASH_BYTES, WIDTH, pack_bundle, position, tile_name, unpack_bundle
@@ -93,7 +93,7 @@ class _Edge:
 class Log:
     """One append-only log in one folder. Made by `open`."""
 
-    def __init__(self, folder: Path, origin: str, key: Ed25519PrivateKey, disk: Disk, lock: int) -> None:
+    def __init__(self, folder: Path, origin: str, keys: Sequence[Ed25519PrivateKey], disk: Disk, lock: int) -> None:
         """Use `open`."""
         self.folder: Final = folder
         self.note = ""
@@ -101,7 +101,9 @@ class Log:
         self.signed_at = datetime.min.replace(tzinfo=UTC)
         self.lasting = False
         """Whether the newest checkpoint is known to last: only then may its entries be acknowledged."""
-        self._origin, self._key, self._disk, self._lock = origin, key, disk, lock
+        self.keys = tuple(keys)
+        """Who signs each checkpoint from the next one on: all of them."""
+        self._origin, self._disk, self._lock = origin, disk, lock
         self._edge = _Edge()
         self._tile = lru_cache(_CACHED_TILES)(self._read_tile)
 
@@ -111,14 +113,15 @@ class Log:
         folder: Path,
         *,
         origin: str,
-        key: Ed25519PrivateKey,
+        keys: Sequence[Ed25519PrivateKey],
         now: datetime,
         disk: Disk | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Open or make the log of `origin`, and check every byte of it (some 250,000 entries a second).
 
-        Raises `LogError` where checkpoint and tiles do not belong together, and for a folder in use.
+        Each of `keys` signs its checkpoints, and one of them has signed the last. Raises `LogError` where checkpoint
+        and tiles do not belong together, and for a folder in use.
         """
         disk = disk or Disk()
         try:
@@ -128,7 +131,7 @@ class Log:
             raise LogError(f"the log `{folder}` is in use by another process") from None
         except OSError as error:
             raise LogError(f"the log `{folder}` cannot be opened: {reason(error)}") from None
-        log = cls(folder, origin, key, disk, lock)
+        log = cls(folder, origin, keys, disk, lock)
         try:
             log._load(progress)
             log.checkpoint(now)
@@ -141,6 +144,11 @@ class Log:
     def size(self) -> int:
         """How many entries the newest checkpoint has."""
         return self._edge.size
+
+    @property
+    def verifier_keys(self) -> tuple[LogKey, ...]:
+        """What verifies its checkpoints."""
+        return tuple(LogKey(self._origin, key.public_key()) for key in self.keys)
 
     def append(self, entries: Sequence[bytes], now: datetime) -> None:
         """Add `entries`, all or none, and sign a checkpoint over them; raises `LogError`.
@@ -163,7 +171,7 @@ class Log:
     def checkpoint(self, now: datetime) -> None:
         """Sign the log as it is, with the time, and make that last; raises `LogError`."""
         text = Checkpoint(self._origin, self.size, self._edge.root(), (f"time {now:%Y-%m-%dT%H:%M:%SZ}",))
-        note = sign_checkpoint(text, self._origin, self._key)
+        note = sign_checkpoint(text, self._origin, *self.keys)
         try:
             write_file(self._disk, self.folder / CHECKPOINT, note.encode())
             self.note, self.signed_at, self.lasting = note, now, False
@@ -242,7 +250,10 @@ class Log:
         except (OSError, UnicodeDecodeError) as error:
             raise LogError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
         try:
-            checkpoint = open_checkpoint(note, [LogKey(self._origin, self._key.public_key())], self._origin)
+            checkpoint = open_checkpoint(note, self.verifier_keys, self._origin)
+        except SignatureError as error:
+            text = f"`{path}`: {error}: put the key that did beside the new one, until both have signed"
+            raise LogError(text) from None
         except TrustError as error:
             raise LogError(f"`{path}`: {error}") from None
         self._edge = self._read_edge(checkpoint.size)

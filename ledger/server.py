@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from exequatur import daemon, transport
+from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
-from exequatur.trust.keys import load_log_key
 from exequatur.v1 import audit_pb2
 from ledger.index import IndexFault, LogIndex
+from ledger.keys import parse_signing_keys
 from ledger.log import Log, LogError
 from ledger.metrics import Metrics
 from ledger.service import Service
@@ -49,7 +52,8 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
         except transport.ListenError as error:
             raise daemon.StartError(str(error)) from None
     async with daemon.http(settings.http, ready, lambda: metrics.registry):
-        book, index = await asyncio.to_thread(_open, settings)
+        signers = KeyFolder(settings.key, parse_signing_keys)
+        book, index = await asyncio.to_thread(_open, settings, signers)
         service = Service(
             book,
             index,
@@ -57,6 +61,7 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
             auditors=frozenset(settings.auditors),
             clock=_now,
             metrics=metrics,
+            signers=signers,
         )
         ready.release("log")
         server = transport.Server(service.handlers, SERVICES)
@@ -69,6 +74,7 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
         await server.start()
         ready.release("listener")
         log.info("the log `%s` has %d records, serving on port %d", settings.origin, book.size, port)
+        log.info("checkpoints are signed by %s", ", ".join(map(str, book.verifier_keys)))
         fresh = asyncio.create_task(service.keep_fresh(stop))
         await stop.wait()
         ready.drain()
@@ -80,7 +86,7 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     log.info("stopped at %d records", book.size)
 
 
-def _open(settings: LedgerSettings) -> tuple[Log, LogIndex]:
+def _open(settings: LedgerSettings, signers: KeyFolder[Mapping[str, Ed25519PrivateKey]]) -> tuple[Log, LogIndex]:
     """Open the log and check it, and its index; raises `StartError`."""
     told = time.monotonic()
 
@@ -91,12 +97,11 @@ def _open(settings: LedgerSettings) -> tuple[Log, LogIndex]:
             log.info("checking the log: %d of %d records", done, total)
 
     try:
-        key = load_log_key(settings.key.read_bytes())
-        book = Log.open(settings.folder, origin=settings.origin, key=key, now=_now(), progress=tell)
+        keys = tuple(signers.read().values())
+    except TrustError as error:
+        raise daemon.StartError(f"`{settings.key}`: {error}") from None
+    try:
+        book = Log.open(settings.folder, origin=settings.origin, keys=keys, now=_now(), progress=tell)
         return book, LogIndex(settings.folder / "index.db", book)
-    except (TrustError, LogError, IndexFault) as error:
+    except (LogError, IndexFault) as error:
         raise daemon.StartError(str(error)) from None
-    except OSError as error:
-        raise daemon.StartError(
-            f"`{error.filename}` cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None

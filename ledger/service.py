@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 
+from exequatur.key_folder import KeyFolder
 from exequatur.record import RecordError, decode
 from exequatur.transport import Code, Handler, Peer, Refusal
 from exequatur.v1 import audit_pb2
@@ -75,9 +77,14 @@ class Service:
         auditors: frozenset[str],
         clock: Callable[[], datetime],
         metrics: Metrics,
+        signers: KeyFolder[Mapping[str, Ed25519PrivateKey]] | None = None,
     ) -> None:
-        """Serve `log`; `writers` may append, writers and `auditors` may look. Raises `IndexFault`."""
+        """Serve `log`; `writers` may append, writers and `auditors` may look. Raises `IndexFault`.
+
+        `signers` is where the keys that sign its checkpoints are looked for, each second.
+        """
         self._log, self._index, self._clock, self._metrics = log, index, clock, metrics
+        self._signers = signers
         self._writers, self._auditors = writers, auditors
         self._last = index.last_numbers()
         self._jobs: list[_Job] = []
@@ -264,6 +271,8 @@ class Service:
             raise self._alarm(Code.FAILED_PRECONDITION, text)
 
     def _refresh(self, older_than_s: float) -> None:
+        if self._look_at_keys():
+            older_than_s = 0.0
         if (self._clock() - self._log.signed_at).total_seconds() < older_than_s and self._log.lasting:
             return
         try:
@@ -272,6 +281,19 @@ class Service:
             self._unavailable(error)
         else:
             self._recovered()
+
+    def _look_at_keys(self) -> bool:
+        """Sign by the keys that are there from now on; says whether they are others."""
+        if self._signers is None:
+            return False
+        seen = self._signers.look()
+        if seen.fault:
+            self._metrics.alarms.inc()
+            log_.critical("alarm: `%s`: %s: the keys that signed go on", self._signers.path, seen.fault)
+        if seen.changed:
+            self._log.keys = tuple(seen.keys.values())
+            log_.warning("checkpoints are signed by %s", ", ".join(map(str, self._log.verifier_keys)))
+        return seen.changed
 
     def _unavailable(self, error: Exception) -> Refusal:
         """Say once what is wrong, and refuse until it is not."""

@@ -86,7 +86,10 @@ def parse_log_keys(files: Mapping[str, bytes]) -> LogKeys:
         name = file.removesuffix(_ENDING)
         if len(files) > 1 and (name == file or not KID.fullmatch(name)):
             raise FormatError(f"`{file}` is not named NAME{_ENDING}: a NAME has letters, digits, `_`, `-` and `.`")
-        keys[name] = _key(file, data)
+        try:
+            keys[name] = LogKey.parse(data.decode("utf-8", "replace"))
+        except FormatError as error:
+            raise FormatError(f"`{file}`: {error}" if len(files) > 1 else str(error)) from None
     if not keys:
         raise UnknownKeyError(f"the folder holds no verifier key: put the ledger's NAME{_ENDING} into it")
     origins = sorted({key.name for key in keys.values()})
@@ -97,15 +100,6 @@ def parse_log_keys(files: Mapping[str, bytes]) -> LogKeys:
     if FILE not in files:
         return LogKeys(origins[0], keys)
     return _with_policy(origins[0], keys, KeyPolicy.parse(files[FILE]))
-
-
-def _key(file: str, data: bytes) -> LogKey:
-    try:
-        return LogKey.parse(data.decode())
-    except UnicodeDecodeError:
-        raise FormatError(f"`{file}`: a verifier key must read `name+hash+base64` with an Ed25519 key") from None
-    except FormatError as error:
-        raise FormatError(f"`{file}`: {error}") from None
 
 
 def _with_policy(origin: str, keys: Mapping[str, LogKey], policy: KeyPolicy) -> LogKeys:

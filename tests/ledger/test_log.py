@@ -245,9 +245,9 @@ def test_another_key_another_origin_and_a_second_process_are_refused(tmp_path):
         open_log(tmp_path)
     log.close()
     with pytest.raises(LogError, match="no known key has signed"):
-        open_log(tmp_path, key=Ed25519PrivateKey.generate())
+        open_log(tmp_path, keys=[Ed25519PrivateKey.generate()])
     with pytest.raises(LogError, match="checkpoint"):
-        Log.open(tmp_path, origin="example.org/other", key=KEY, now=NOW)
+        Log.open(tmp_path, origin="example.org/other", keys=(KEY,), now=NOW)
 
 
 def test_only_one_partial_tile_a_level_stays(tmp_path):

@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from exequatur import shipper
 from exequatur.client import CallError, LedgerClient, Tls
-from exequatur.trust.note import open_checkpoint
+from exequatur.shipper import Shipper
+from exequatur.spool import Spool
+from exequatur.trust.note import LogKey, open_checkpoint, recall_checkpoint
 from exequatur.verifier import verify
 from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, records
 from pki import Authority
@@ -31,7 +35,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder, self.target = folder / "log", f"127.0.0.1:{free_port()}"
         self.authority = Authority(folder / "pki")
-        (folder / "log.key").write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        (folder / "log.key").write_bytes(pem(KEY))
         files, http = self.authority.issue("ledger", "spiffe://example.org/ledger"), free_port()
         self.argv = [
             *("ledger", "serve", f"--folder={self.folder}", f"--origin={ORIGIN}", f"--key={folder / 'log.key'}"),
@@ -133,13 +137,110 @@ def test_a_log_that_is_not_what_it_signed_is_not_served(ledger):
     assert "restore the checkpoint" in refusal(ledger.argv)[1]
 
 
+def pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def rename_into(folder: Path, name: str, data: bytes) -> None:
+    """Put a file into a folder as a careful person does."""
+    (folder / f".{name}").write_bytes(data)
+    (folder / f".{name}").replace(folder / name)
+
+
+class Writer:
+    """A spool, and a shipper that trusts `log_key`."""
+
+    def __init__(self, folder: Path, client: LedgerClient, log_key: Path) -> None:
+        self.spool = Spool.open(folder, identity=ME)
+        self.shipper = Shipper(self.spool, client.append, log_key=log_key)
+        self._stop = asyncio.Event()
+        self._running = asyncio.create_task(self.shipper.run(self._stop))
+
+    async def write(self) -> None:
+        await self.spool.append({"kind": "decision"})
+
+    async def stop(self) -> tuple[str, int]:
+        """End when all is acknowledged; gives the writer and its last number."""
+        async with asyncio.timeout(20):
+            while self.spool.acknowledged < self.spool.last:  # noqa: ASYNC110  a spool tells nobody what it lets go of
+                await asyncio.sleep(0.01)
+        self._stop.set()
+        await self._running
+        self.spool.close()
+        return self.spool.writer, self.spool.last
+
+
+async def test_a_key_is_replaced_while_records_come_and_nobody_restarts(ledger, tmp_path, monkeypatch, caplog):
+    """Put the new key beside the old, tell verifiers, take the old one away; who trusts either never complains."""
+    monkeypatch.setattr(shipper, "WATCH_S", 0.05)
+    new = Ed25519PrivateKey.generate()
+    old_key, new_key = LOG_KEY, LogKey(ORIGIN, new.public_key())
+    signing, trusting = tmp_path / "signing", tmp_path / "trusting"
+    signing.mkdir()
+    trusting.mkdir()
+    (signing / "2026.key").write_bytes(pem(KEY))
+    (trusting / "2026.vkey").write_text(VERIFIER_KEY)
+    (tmp_path / "old.vkey").write_text(VERIFIER_KEY)
+    (tmp_path / "new.vkey").write_text(str(new_key))
+    ledger.argv[4] = f"--key={signing}"
+    ledger.process.start()
+    client = ledger.client()
+    follows = Writer(tmp_path / "follows", client, trusting)
+    trusts_old = Writer(tmp_path / "trusts-old", client, tmp_path / "old.vkey")
+
+    async def write_until_signed_by(keys: list[LogKey], *writers: Writer) -> None:
+        async with asyncio.timeout(20):
+            while await signers() != keys:
+                for writer in writers:
+                    await writer.write()
+                await asyncio.sleep(0.02)
+
+    async def signers() -> list[LogKey]:
+        note = (await client.get_checkpoint()).checkpoint
+        return [key for key in (old_key, new_key) if recall_checkpoint(note, [key], ORIGIN)[1]]
+
+    async def told(text: str) -> None:
+        async with asyncio.timeout(20):
+            while text not in caplog.messages:  # noqa: ASYNC110  a log wakes nobody
+                await asyncio.sleep(0.01)
+
+    await write_until_signed_by([old_key], follows, trusts_old)
+    rename_into(signing, "2027.key", pem(new))
+    await write_until_signed_by([old_key, new_key], follows, trusts_old)
+    trusts_new = Writer(tmp_path / "trusts-new", client, tmp_path / "new.vkey")
+    await trusts_new.write()
+    await trusts_old.write()
+    lasts = [await trusts_old.stop()]
+    assert verify(ledger.folder, VERIFIER_KEY).ok
+    assert verify(ledger.folder, str(new_key)).ok
+    rename_into(trusting, "2027.vkey", str(new_key).encode())
+    await told("the log keys have changed: 2026, 2027")
+    (signing / "2026.key").unlink()
+    await write_until_signed_by([new_key], follows, trusts_new)
+    (trusting / "2026.vkey").unlink()
+    await told("the log keys have changed: 2027")
+    await follows.write()
+    lasts += [await follows.stop(), await trusts_new.stop()]
+    await client.close()
+    assert not [entry for entry in caplog.records if entry.levelname == "CRITICAL"]
+    assert ledger.process.stop() == 0
+    ledger.process.start()  # the old key is needed no more
+    assert ledger.process.stop() == 0
+    report = verify(ledger.folder, str(new_key))
+    assert report.ok
+    assert report.writers == dict(lasts)
+
+
 def test_why_it_does_not_start_is_one_line(ledger, tmp_path):
     key = tmp_path / "log.key"
     good = key.read_bytes()
     key.write_bytes(b"no key")
-    assert refusal(ledger.argv) == (64, "error: the checkpoint key is no private key in PEM without a password")
+    assert refusal(ledger.argv) == (
+        64,
+        f"error: `{key}`: the checkpoint key is no private key in PEM without a password",
+    )
     key.unlink()
-    assert refusal(ledger.argv) == (64, f"error: `{key}` cannot be read: no such file or directory")
+    assert refusal(ledger.argv) == (64, f"error: `{key}`: it cannot be read: no such file or directory")
     key.write_bytes(good)
     assert refusal([*ledger.argv, "--tls-key=/nowhere"])[0] != 0
     ledger.process.start()

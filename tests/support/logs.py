@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,9 +28,9 @@ def records(first: int, count: int, writer: str = WRITER, **members) -> list[byt
     return [encode(kind, writer=writer, number=number) for number in range(first, first + count)]
 
 
-def open_log(folder: Path, disk: Disk | None = None, key: Ed25519PrivateKey = KEY) -> Log:
+def open_log(folder: Path, disk: Disk | None = None, keys: Sequence[Ed25519PrivateKey] = (KEY,)) -> Log:
     """Open the log in `folder`, on a disk that does not really sync."""
-    return Log.open(folder, origin=ORIGIN, key=key, now=NOW, disk=disk or Failing())
+    return Log.open(folder, origin=ORIGIN, keys=keys, now=NOW, disk=disk or Failing())
 
 
 def make_log(folder: Path, size: int, step: int = 1000) -> Path:
