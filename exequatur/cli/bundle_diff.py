@@ -21,6 +21,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from exequatur.cli import bundle_diff_pictures as pictures
 from exequatur.cli.console import Exit, emit, errors, fail
 from exequatur.cli.policy_opening import faults, opening
+from pdp.bundle import cases
+from pdp.bundle.cases import Case
 from pdp.engine.reading import PolicyError
 from pdp.policy.diff import flips, meaning, recorded
 from pdp.policy.diff.change import Accepted, Change, Direction
@@ -58,7 +60,7 @@ class _Found:
     """Those that want accepting, and are not."""
 
     def take(self, changes: Iterable[Change]) -> None:
-        for change in changes:
+        for change in (each.printable() for each in changes):
             taken = self.accepted.takes(change) and change.wants_accepting
             self.open += change.wants_accepting and not taken
             self.counts[change.direction] += 1
@@ -76,30 +78,48 @@ def diff(asked: Asked) -> NoReturn:
         with errors.status("comparing"):
             found.take(meaning.changes(old, new, packed=(asked.old.is_file(), asked.new.is_file())))
         value = _judge(asked, old, new, found)
-    if unused := found.accepted.unused:
-        fail(f"`--accept {unused[0]}` names no change that wants accepting: take it out, or correct the id")
     value |= _value(found)
     emit(value, as_json=asked.as_json, render=lambda: pictures.difference(value))
+    if unused := _unused(found.accepted, value["probe"]):
+        fail(f"`--accept {unused}` names no change that wants accepting: take it out, or correct the id")
     raise typer.Exit(Exit.NO if found.open else Exit.OK)
+
+
+def _unused(accepted: Accepted, probe: dict[str, Any] | None) -> str:
+    """Give an id that names nothing. What the probe would have come to, had it had time, nobody knows."""
+    whole = probe is not None and probe["tried"] == probe["planned"]
+    return next((name for name in accepted.unused if whole or not name.startswith("probe:")), "")
 
 
 @contextlib.contextmanager
 def _opening(path: Path, compiler: Compiled) -> Iterator[Opened]:
     """Open one side; what is wrong with it is said with its name."""
     with contextlib.ExitStack() as stack:
-        try:
+        with _side(path):
             found = stack.enter_context(opening(path, compiler))
-        except PolicyError as error:
-            text = str(error)
-            raise PolicyError(text if text.startswith(f"`{path}`") else f"`{path}`: {text}") from None
         yield found
+
+
+@contextlib.contextmanager
+def _side(path: Path) -> Iterator[None]:
+    """Say which side is wrong."""
+    try:
+        yield
+    except PolicyError as error:
+        text = str(error)
+        raise PolicyError(text if text.startswith(f"`{path}`") else f"`{path}`: {text}") from None
+
+
+def _cases(path: Path, opened: Opened) -> tuple[Case, ...]:
+    with _side(path):
+        return cases.read(opened.files)
 
 
 def _judge(asked: Asked, old: Opened, new: Opened, found: _Found) -> dict[str, Any]:
     """Judge the cases, what was recorded, and what the probe comes to; say how much that was."""
     sides = Sides(old.snapshot, new.snapshot)
     same = flips.same(old, new)
-    named = [] if same else flips.named(old.files, new.files)
+    named = [] if same else flips.named(_cases(asked.old, old), _cases(asked.new, new))
     with _progress() as told:
         for at, (name, case) in enumerate(named):
             told(f"judging cases twice: {at:,} of {len(named):,}")
@@ -147,7 +167,8 @@ def _probed(probed: Probed) -> dict[str, Any]:
         "pairs": probed.pairs,
         "planned": probed.planned,
         "tried": probed.tried,
-        "unreached": probed.unreached,
+        "met": probed.met,
+        "asked": probed.asked,
         "took_ms": round(probed.took_s * 1000),
     }
 

@@ -73,11 +73,10 @@ def _looked_at(value: Mapping[str, Any]) -> Iterator[Text]:
     if probe is None:
         yield Text("not probed", style="dim")
         return
-    whole = "" if probe["tried"] == probe["planned"] else f" of {probe['planned']:,}, then the time was up"
-    blind = f"; {probe['unreached']:,} pairs came to no policy" if probe["unreached"] else ""
+    whole = "" if probe["tried"] == probe["planned"] else f" of {probe['planned']:,}, and the time was up"
     yield Text(
-        f"probed {probe['pairs']:,} pairs of agent and tool in {probe['tried']:,} tries{whole}{blind}: "
-        "a probe, no proof",
+        f"a probe, no proof: {probe['tried']:,} tries{whole}  ·  {probe['met']:,} of {probe['pairs']:,} pairs of "
+        f"agent and tool, {probe['asked']:,} came to a policy",
         style="dim",
     )
 

@@ -209,7 +209,7 @@ def written(old: Opened, new: Opened) -> dict[str, Change]:
 def found(old: Opened, new: Opened) -> dict[str, Change]:
     """Give what is written otherwise, and what the cases show, by id."""
     sides = Sides(old.snapshot, new.snapshot)
-    flipped = (sides.flip(name, case) for name, case in flips.named(old.files, new.files))
+    flipped = (sides.flip(name, case) for name, case in flips.named(cases.read(old.files), cases.read(new.files)))
     return _by_id([*written(old, new).values(), *filter(None, flipped)])
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeVar
+
+from pdp.engine.reading import sentence
 
 _T = TypeVar("_T")
 
@@ -26,7 +28,7 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. `allows` says that an action may run which might not; `rank` puts the graver first."""
+    """One change. `allows` says that an action may run which might not."""
 
     id: str
     direction: Direction
@@ -37,6 +39,11 @@ class Change:
     def wants_accepting(self) -> bool:
         """Whether somebody must have read it."""
         return self.direction >= Direction.CHANGED
+
+    def printable(self) -> Change:
+        """Give it fit for a terminal: names in a bundle are anybody's words."""
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.id)
+        return replace(self, id=name, text=sentence(self.text))
 
 
 class Accepted:

@@ -6,7 +6,7 @@ each bundle gives its own limits; an engine that fails on one side alone has not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -117,14 +117,11 @@ def same(old: Opened, new: Opened) -> bool:
     return before == after and all(spec.engine != opa.ENGINE for spec in new.snapshot.manifest.engines)
 
 
-def named(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Named]:
-    """Give the cases of both bundles, each action once; the ids of several by one name are numbered.
-
-    Raises `PolicyError`.
-    """
+def named(old: Iterable[Case], new: Iterable[Case]) -> list[Named]:
+    """Give the cases of both bundles, each action once; the ids of several by one name are numbered."""
     found: dict[object, Named] = {}
     seen: dict[str, int] = {}
-    for case in (*cases.read(new), *cases.read(old)):
+    for case in (*new, *old):
         same = _asked(case)
         if same in found:
             continue

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import Final
+from math import gcd
+from typing import Final, TypeAlias
 
 from exequatur.action import Action, ActionError
 from exequatur.registry import ArgumentError, Tool
@@ -24,19 +24,23 @@ from pdp.policy.diff.change import Change
 from pdp.policy.diff.flips import Sides, flipped
 from pdp.policy.diff.samples import arguments
 
+Pair: TypeAlias = tuple[str, str]
+"""An agent and a tool."""
+
 TRIES: Final = 12
 """The most that one agent is tried with one tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was found, and how much was tried. `unreached` pairs never came to a policy, in cases or here."""
+    """What was found, and how much was tried: of all `pairs`, `met` were tried, and of `asked` a policy was asked."""
 
     changes: tuple[Change, ...]
     pairs: int
+    met: int
+    asked: int
     planned: int
     tried: int
-    unreached: int
     took_s: float
 
 
@@ -45,38 +49,53 @@ def probe(
 ) -> Probed:
     """Probe until `seconds` are over; `on_try` is told how far it is. Of each pair the gravest change is kept."""
     begun = time.monotonic()
-    pairs = list(product(*(sorted({*old, *new}) for old, new in _names(sides))))
+    agents, tools = (sorted({*old, *new}) for old, new in _names(sides))
     seeds = _seeds(sides, listed)
-    plan = [
-        (pair, seed)
-        for number in range(TRIES)
-        for pair in pairs
-        for seed in seeds[pair[1]][number : number + 1]
-        if seed.action.agent != pair[0]  # which was judged as a case
-    ]
-    found: dict[tuple[str, str], Change] = {}
-    reached = {(case.action.agent, case.action.tool) for case in listed}
-    counts: dict[tuple[str, str], int] = {}
+    planned = sum(len(agents) - (seed.action.agent in set(agents)) for tool in tools for seed in seeds[tool][:TRIES])
+    found: dict[Pair, Change] = {}
+    met: set[Pair] = set()
+    asked: set[Pair] = set()
     tried = 0
-    for (agent, tool), seed in plan:
+    for pair, seed in _plan(agents, tools, seeds):
         if time.monotonic() - begun >= seconds:
             break
-        case = replace(seed, action=replace(seed.action, agent=agent))
-        old, new = sides.judge(case)
+        old, new = sides.judge(replace(seed, action=replace(seed.action, agent=pair[0])))
         tried += 1
-        on_try(tried, len(plan))
+        on_try(tried, planned)
+        met.add(pair)
         if any(reason.kind is not ReasonKind.INVALID for each in (old, new) for reason in each.reasons):
-            reached.add((agent, tool))
-        change = flipped(f"probe:{agent}:{tool}", old, new)
-        if change is not None and change.wants_accepting:
-            counts[agent, tool] = counts.get((agent, tool), 0) + 1
-            known = found.get((agent, tool))
-            if known is None or (change.direction, change.allows) > (known.direction, known.allows):
-                text = f"{change.text}, with the facts of `{seed.name}`" if seed.name else change.text
-                found[agent, tool] = replace(change, text=text)
+            asked.add(pair)
+        change = flipped(f"probe:{pair[0]}:{pair[1]}", old, new)
+        if change is not None and change.wants_accepting and _graver(change, found.get(pair)):
+            text = f"{change.text}, with the facts of `{seed.name}`" if seed.name else change.text
+            found[pair] = replace(change, text=text)
     return Probed(
-        tuple(found.values()), len(pairs), len(plan), tried, len(set(pairs) - reached), time.monotonic() - begun
+        changes=tuple(found[pair] for pair in sorted(found)),
+        pairs=len(agents) * len(tools),
+        met=len(met),
+        asked=len(asked),
+        planned=planned,
+        tried=tried,
+        took_s=time.monotonic() - begun,
     )
+
+
+def _graver(change: Change, known: Change | None) -> bool:
+    return known is None or (change.direction, change.allows) > (known.direction, known.allows)
+
+
+def _plan(
+    agents: Sequence[str], tools: Sequence[str], seeds: Mapping[str, Sequence[Case]]
+) -> Iterator[tuple[Pair, Case]]:
+    """Give what to try: each pair once, then again with other facts, in leaps, so that what is first is a sample."""
+    count = len(agents) * len(tools)
+    leap = next((step for step in range(max(1, count * 5 // 8), count + 2) if gcd(step, count) == 1), 1)
+    for number in range(TRIES):
+        for at in range(count):
+            agent, tool = agents[at * leap % count // len(tools)], tools[at * leap % count % len(tools)]
+            for seed in seeds[tool][number : number + 1]:
+                if seed.action.agent != agent:  # which was judged as a case
+                    yield (agent, tool), seed
 
 
 def _names(sides: Sides) -> Iterator[tuple[Iterable[str], Iterable[str]]]:

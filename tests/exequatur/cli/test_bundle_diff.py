@@ -122,7 +122,8 @@ def test_what_may_run_now_is_the_headline():
 @pytest.mark.parametrize("name", ["limit:max_step", "agent:*"])
 def test_an_accepted_id_that_names_nothing_is_a_wrong_call(name):
     new(raises_steps)
-    said = call("--accept", "limit:max_steps", "--accept", name, code=2)
+    said = call("--accept", "limit:max_steps", "--accept", name, "--probe", "0", code=2)
+    assert "limit:max_steps" in said.stdout, "what differs is shown all the same"
     assert f"`--accept {name}` names no change" in said.stderr
 
 
@@ -189,6 +190,18 @@ def test_bundles_are_compared_as_they_are():
     result = CliRunner().invoke(app, ["diff", "old.tar.gz", "new.tar.gz", "--json"])
     assert result.exit_code == 1, result.output + result.stderr
     assert [each["id"] for each in json.loads(result.stdout)["changes"]] == ["limit:max_steps"]
+
+
+def test_a_probe_that_had_no_time_finds_no_accepted_id_wrong():
+    """A slower machine comes to less: what stands in a pipeline must not fail there for that."""
+    new(lambda draft: draft.limits.update(max_steps=5))
+    call("--accept", "probe:clerk:git/log", "--probe", "0")
+    call("--accept", "probe:clerk:git/log", code=2)
+
+
+def test_names_do_not_reach_the_terminal_as_they_are():
+    new(lambda draft: draft.tools["git/log"].update(environment="\x1b[2Jprod\n"))
+    assert told("--probe", "0", code=1)["changes"][0]["text"] == r"where it acts: `` → `\x1b[2Jprod\n`"  # type: ignore[index]
 
 
 def test_what_is_no_bundle_is_named():

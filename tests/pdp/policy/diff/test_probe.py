@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from differing import Draft, edited, side, usual
@@ -10,7 +12,7 @@ from pdp.bundle import cases
 from pdp.bundle.cases import Case
 from pdp.policy.diff import flips
 from pdp.policy.diff.flips import Sides
-from pdp.policy.diff.probe import Probed, probe
+from pdp.policy.diff.probe import Probed, _plan, probe
 from pdp.policy.diff.samples import arguments
 from policies import STRING, as_json, tool
 
@@ -19,7 +21,7 @@ LONG = 60.0
 
 def probed(edit, seconds: float = LONG) -> Probed:
     new = side(edited(edit).files())
-    listed = [case for _, case in flips.named(usual().files, new.files)]
+    listed = [case for _, case in flips.named(cases.read(usual().files), cases.read(new.files))]
     return probe(Sides(usual().snapshot, new.snapshot), listed, seconds)
 
 
@@ -36,9 +38,9 @@ def test_what_no_case_shows_is_met():
 
 def test_how_much_was_tried_is_said():
     whole = probed(opens_sales)
-    assert whole.pairs == 3 * 5
-    assert whole.tried == whole.planned > whole.pairs / 2
-    assert whole.unreached == 5, "nobody may speak for `temp`, so that no policy was asked"
+    assert (whole.pairs, whole.met) == (3 * 5, 3 * 5 - 4), "four pairs have one case, which was judged as such"
+    assert whole.tried == whole.planned == whole.met + 2, "two cases pay, and `coder` and `temp` are tried with each"
+    assert whole.asked == whole.met - 5, "nobody may speak for `temp`, so that no policy was asked"
 
 
 def test_the_time_bounds_it():
@@ -112,7 +114,7 @@ def test_a_schema_cannot_make_a_sample_large():
 
 
 def test_the_cases_are_not_tried_again():
-    listed: list[Case] = [case for _, case in flips.named(usual().files, usual().files)]
+    listed: list[Case] = [case for _, case in flips.named((), cases.read(usual().files))]
     one = [case for case in listed if case.action.tool == "git/log"]
     assert len(one) == 1
     assert cases.judged(one[0], usual().snapshot).decision.effect.may_run
@@ -120,3 +122,15 @@ def test_the_cases_are_not_tried_again():
     probe(Sides(usual().snapshot, usual().snapshot), one, LONG, lambda at, of: seen.append((at, of)))
     assert seen[-1] == (len(seen), len(seen))
     assert len(seen) == 3 * 5 - 1
+
+
+def test_what_is_tried_first_is_a_sample_of_all():
+    """Where the time is up early, it was not the first agents alone that were met."""
+    agents, tools = ([f"{word} {number}" for number in range(40)] for word in ("agent", "tool"))
+    seed = next(case for _, case in flips.named((), cases.read(usual().files)))
+    plan = _plan(agents, tools, {tool: [seed] for tool in tools})
+    first = [pair for pair, _ in islice(plan, 200)]
+    assert len(set(first)) == 200
+    assert {agent for agent, _ in first} == set(agents)
+    assert {tool for _, tool in first} == set(tools)
+    assert len({pair for pair, _ in _plan(agents, tools, {tool: [seed] for tool in tools})}) == 40 * 40
