@@ -517,11 +517,13 @@ def _tenant(message: bundle_pb2.TenantStatus) -> TenantStatus:
         if message.HasField("refused")
         else None,
         candidate=_candidate(candidate) if message.HasField("candidate") else None,
-        keys=KeysStatus(
-            tuple(message.keys.kids), message.keys.threshold, tuple(message.keys.revoked), message.keys.fault
-        ),
+        keys=_keys(message.keys) if message.HasField("keys") else None,
         workers={worker.name: worker.digest for worker in message.workers},
     )
+
+
+def _keys(message: bundle_pb2.KeysStatus) -> KeysStatus:
+    return KeysStatus(tuple(message.kids), message.threshold, tuple(message.revoked), message.fault)
 
 
 def _served(message: bundle_pb2.ServedBundle) -> ServedBundle:

@@ -31,7 +31,7 @@ class TrialMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedBundle:
-    """A bundle in force; the publisher's key first. `sequence` is zero where nobody signed."""
+    """A bundle in force; the publisher's key first. Where nobody signed, `sequence` is zero and nothing expires."""
 
     digest: bytes
     sequence: int
@@ -78,7 +78,7 @@ class KeysStatus:
 
 @dataclass(frozen=True, slots=True)
 class TenantStatus:
-    """One tenant's policy; `workers` has the digest that each serves, by its name."""
+    """One tenant's policy; `workers` has the digest that each serves, by its name. No `keys`: nobody has to sign."""
 
     tenant: str
     source: str
@@ -91,7 +91,7 @@ class TenantStatus:
     faults: tuple[str, ...]
     refused: RefusedBundle | None
     candidate: CandidateStatus | None
-    keys: KeysStatus
+    keys: KeysStatus | None
     workers: dict[str, bytes]
 
     @property

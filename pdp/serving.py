@@ -14,10 +14,10 @@ from typing import Final
 
 from exequatur import daemon, transport
 from exequatur.spool import Spool, SpoolError
-from pdp.api import decision, session
+from pdp import status
+from pdp.api import bundle, decision, session
 from pdp.api.calls import Calls
 from pdp.control.store import Store, StoreError
-from pdp.metrics import Metrics
 from pdp.orders import Orders
 from pdp.rounds import Rules
 from pdp.settings import PdpSettings
@@ -26,7 +26,7 @@ from pdp.worker import Conveyor
 
 log = logging.getLogger(__name__)
 
-SERVICES: Final = (decision.SERVICE, session.SERVICE)
+SERVICES: Final = (decision.SERVICE, session.SERVICE, bundle.SERVICE)
 
 
 async def work(settings: PdpSettings, number: int, address: str, orders: Orders, stop: asyncio.Event) -> None:
@@ -46,7 +46,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         rules = Rules(timedelta(seconds=settings.reservation_ttl_s), frozenset(settings.enforced))
         conveyor = Conveyor(store, spools[0], orders.policies, rules, metrics, halted=orders.halted)
         orders.hand_over(conveyor)
-        server = _listen(settings, address, conveyor, metrics)
+        server = _listen(settings, address, conveyor, orders)
 
         def older(text: str) -> None:
             conveyor.distrust(OLDER)
@@ -94,11 +94,17 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
         raise daemon.StartError(str(error)) from None
 
 
-def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, metrics: Metrics) -> transport.Server:
-    calls = Calls(conveyor, metrics)
+def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, orders: Orders) -> transport.Server:
+    calls = Calls(conveyor, orders.metrics)
+    openers, auditors = frozenset(settings.openers), frozenset(settings.auditors)
+    operators = frozenset(settings.operators)
+    bundles = bundle.BundleApi(
+        calls, settings.state / status.FILE, orders, readers=openers | auditors, operators=operators
+    )
     handlers = {
         **decision.DecisionApi(calls).handlers(),
-        **session.SessionApi(calls, frozenset(settings.openers), frozenset(settings.auditors)).handlers(),
+        **session.SessionApi(calls, openers, auditors).handlers(),
+        **bundles.handlers(),
     }
     server = transport.Server(handlers, SERVICES, reuse_port=True)
     try:

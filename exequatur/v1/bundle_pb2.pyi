@@ -173,7 +173,7 @@ class TenantStatus(_message.Message):
 
     @_builtins.property
     def keys(self) -> Global___KeysStatus:
-        """Who may sign. Filled in by the decision point from the key folder."""
+        """Who may sign; unset when nobody has to. Filled in by the decision point from the key folder."""
 
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
@@ -228,7 +228,9 @@ class ServedBundle(_message.Message):
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it expires, UTC: its own expiry, or sooner when its signers' keys do. Filled in by the decision point."""
+        """When it expires, UTC: its own expiry, or sooner when its signers' keys do; unset for a bundle that
+        nobody signed. Filled in by the decision point.
+        """
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
@@ -353,7 +355,7 @@ class KeysStatus(_message.Message):
     REVOKED_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     threshold: _builtins.int
-    """How many owners must sign; zero when nobody has to. Filled in by whoever owns the folder."""
+    """How many owners must sign. Filled in by whoever owns the folder."""
     fault: _builtins.str
     """Why what is in the folder now is not in force, one sentence; empty when it is. Filled in by the decision point."""
     @_builtins.property

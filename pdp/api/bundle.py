@@ -29,8 +29,6 @@ from pdp.control.sessions import (
 )
 
 SERVICE: Final = bundle_pb2.DESCRIPTOR.services_by_name["BundleService"]
-FILE: Final = "status.json"
-"""Where the supervisor keeps the status, in the state folder."""
 REFRESH_S: Final = 60.0
 """How long a refresh may take when the caller sets no deadline, or a later one, in seconds."""
 ANSWER_S: Final = 0.2
@@ -151,7 +149,6 @@ def _narrow(status: bundle_pb2.BundleStatus, tenant: str) -> None:
 
 def _tenant(value: Mapping[str, Any]) -> bundle_pb2.TenantStatus:
     serving, refused, candidate = value["serving"], value["refused"], value["candidate"]
-    keys = value["keys"]
     return bundle_pb2.TenantStatus(
         tenant=value["tenant"],
         source=value["source"],
@@ -164,9 +161,7 @@ def _tenant(value: Mapping[str, Any]) -> bundle_pb2.TenantStatus:
         faults=value["faults"],
         refused=None if refused is None else _refused(refused),
         candidate=None if candidate is None else _candidate(candidate),
-        keys=bundle_pb2.KeysStatus(
-            kids=keys["kids"], threshold=keys["threshold"], revoked=keys["revoked"], fault=keys["fault"]
-        ),
+        keys=None if value["keys"] is None else _keys(value["keys"]),
         workers=[
             bundle_pb2.WorkerStatus(name=name, digest=_digest(digest)) for name, digest in value["workers"].items()
         ],
@@ -201,6 +196,12 @@ def _candidate(value: Mapping[str, Any]) -> bundle_pb2.CandidateStatus:
         looser=value["looser"],
         errors=value["errors"],
         halted=value["halted"],
+    )
+
+
+def _keys(value: Mapping[str, Any]) -> bundle_pb2.KeysStatus:
+    return bundle_pb2.KeysStatus(
+        kids=value["kids"], threshold=value["threshold"], revoked=value["revoked"], fault=value["fault"]
     )
 
 
