@@ -34,7 +34,7 @@ class JsonLimits:
     string_bytes: int = 64 * 1024
     """The longest string or member name, as UTF-8."""
     items: int = 1_000_000
-    """Members and list items of the whole document: `[[],[],…` takes thirty times its bytes of memory."""
+    """Members and list items beside each other, of the whole document: `[[],[],…` takes thirty times its memory."""
 
 
 DEFAULT_LIMITS: Final = JsonLimits()
@@ -50,7 +50,7 @@ _MAX_NUMBER: Final = 1100  # characters; an exact double has at most 1,077, and 
 _SHOWN_NAME: Final = 64
 _UNSAFE_NUMBER: Final = "a number would change its value in canonical form: send it as a string"
 _STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
-_STRING_OR_COMMA: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|(,)', re.DOTALL)
+_STRING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 
 def parse(data: bytes, limits: JsonLimits = DEFAULT_LIMITS) -> Json:
@@ -181,10 +181,10 @@ def _constant(name: str) -> NoReturn:
 
 def _check_shape(data: bytes, text: str, limits: JsonLimits) -> None:
     """Refuse what would cost too much to read; the counts bound it from above, and only near a limit it is measured."""
-    if data.count(b"[") + data.count(b"{") > limits.depth:
-        _check_depth(text, limits.depth)
     if data.count(b",") >= limits.items:
         _check_items(text, limits.items)
+    if data.count(b"[") + data.count(b"{") > limits.depth:
+        _check_depth(text, limits.depth)
 
 
 def _check_depth(text: str, limit: int) -> None:
@@ -200,8 +200,7 @@ def _check_depth(text: str, limit: int) -> None:
 
 
 def _check_items(text: str, limit: int) -> None:
-    commas = sum(token.start(1) >= 0 for token in _STRING_OR_COMMA.finditer(text))
-    if commas >= limit:
+    if _STRING.sub("", text).count(",") >= limit:
         raise JsonError(f"the document has more than {limit} members and list items")
 
 

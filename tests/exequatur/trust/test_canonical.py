@@ -150,6 +150,7 @@ def test_a_surrogate_pair_is_one_character():
         (JsonLimits(keys=3), b'{"a":{"b":":::::"},"c":1}', b'{"a":{"b":1},"c":[{"d":1}]}'),
         (JsonLimits(string_bytes=4), b'["1234","\\u00e9\\u00e9"]', '["\u00e9\u00e92"]'.encode()),
         (JsonLimits(string_bytes=4), b'{"1234":"123"}', b'{"12345":1}'),
+        (JsonLimits(items=3), b'[",,,\\",,",[1,{"a":2}]]', b'[",,,",[1,{"a":2,"b":3}]]'),
     ],
 )
 def test_each_limit_holds_exactly(limits, inside, over):
