@@ -17,7 +17,6 @@ from exequatur import daemon
 from exequatur.daemon import Ready, StartError
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
-from pdp import status
 from pdp.bundle.source import Source, SourceError, open_source
 from pdp.candidate import Candidate
 from pdp.control.store import Store, StoreError
@@ -27,6 +26,7 @@ from pdp.opa_server import OpaServers
 from pdp.placing import Placing, Trusted
 from pdp.settings import Feed, PdpSettings
 from pdp.slot import Shared
+from pdp.status import Alarms, StatusFile, read, rfc3339
 from pdp.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -61,16 +61,16 @@ class Supervisor:
         `gone` hears each process id that has ended. Raises `StartError`; nothing runs before `run`.
         """
         self._settings, self._ready = settings, ready
-        self._alarms = status.Alarms(metrics.alarmed)
+        self._alarms = Alarms(metrics.alarmed)
         self._servers = OpaServers(settings.state / "serving")
-        self._file = status.StatusFile(settings.state)
+        self._file = StatusFile(settings.state)
         start = {"settings": settings.model_dump(mode="json"), "address": address}
         environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(folder)}
         hears = Hears(gone, self._halted, self._alarms, self._refresh)
         self._crew = Crew(settings.workers, start, environ, ready, hears)
         placing = Placing(settings, self._servers)
         self._shared = Shared(store, self._crew, placing, metrics, self._alarms)
-        known = _confirmations(status.read(settings.state))
+        known = _confirmations(read(settings.state))
         try:
             self._watches = {
                 feed.tenant: _watch(feed, self._shared, trials, known.get(feed.tenant)) for feed in settings.feeds
@@ -97,6 +97,14 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(*workers, *watching, stopped, return_exceptions=True)
 
+    def status(self) -> Mapping[str, Any]:
+        """Say how things stand. Raises `StoreError`."""
+        return {
+            "tenants": [watch.status() for watch in self._watches.values()],
+            "alarms": self._alarms.listed,
+            "at": rfc3339(datetime.now(UTC)),
+        }
+
     @staticmethod
     async def _until(stopped: asyncio.Task[Any], watching: Sequence[asyncio.Task[Any]]) -> None:
         """Wait for the end; raises what a watch ended with."""
@@ -121,7 +129,7 @@ class Supervisor:
             try:
                 used = self._crew.used.union(*(watch.used for watch in self._watches.values()))
                 await self._shared.placing.clear(used)
-                self._file.write(self._status())
+                self._file.write(self.status())
                 said = ""
             except (OSError, StoreError) as error:
                 if str(error) != said:
@@ -133,21 +141,13 @@ class Supervisor:
         """Look for newer bundles of a tenant, or of all, and say how things stand then."""
         watches = [watch for name, watch in self._watches.items() if tenant in ("", name)]
         await asyncio.gather(*(watch.refresh() for watch in watches))
-        found = self._status()
+        found = self.status()
         self._file.write(found, at_once=True)
         return found
 
     def _halted(self, tenant: str, digest: str, reason: str) -> None:
         if tenant in self._watches:
             self._watches[tenant].halted(digest, reason)
-
-    def _status(self) -> Mapping[str, Any]:
-        """Say how things stand. Raises `StoreError`."""
-        return {
-            "tenants": [watch.status() for watch in self._watches.values()],
-            "alarms": self._alarms.listed,
-            "at": status.rfc3339(datetime.now(UTC)),
-        }
 
 
 def _watch(
