@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from exequatur.cli import reach
 from exequatur.cli.console import Exit, fail
 
 app = typer.Typer(no_args_is_help=True)
@@ -200,6 +201,31 @@ def push(
     verb = work("bundle_push")
     access = verb.Access(token, roots, certificate, key, unsafe_plaintext)
     verb.push(verb.Order(bundle, destination, keys, access, as_json))
+
+
+@app.command()
+def status(
+    *,
+    tenant: Annotated[str, typer.Option(help="whose bundle; all of them if not said")] = "",
+    refresh: Annotated[bool, typer.Option("--refresh", help="look for newer bundles first; for operators")] = False,
+    target: reach.Target = "",
+    certificate: reach.Certificate = None,
+    key: reach.Key = None,
+    roots: reach.Roots = None,
+    unsafe_plaintext: reach.Plaintext = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a running decision point serves, and what it refused and why. Exit code 1: a tenant has no policy."""
+    work("bundle_status").status(
+        target,
+        tenant=tenant,
+        refresh=refresh,
+        certificate=certificate,
+        key=key,
+        roots=roots,
+        unsafe_plaintext=unsafe_plaintext,
+        as_json=as_json,
+    )
 
 
 def work(name: str = "bundling") -> ModuleType:

@@ -36,10 +36,16 @@ _ANSWERS: Final = ("NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMIS
 
 @contextlib.contextmanager
 def reach(
-    target: str, *, certificate: Path | None, key: Path | None, roots: Path | None, unsafe_plaintext: bool
+    target: str,
+    *,
+    certificate: Path | None,
+    key: Path | None,
+    roots: Path | None,
+    unsafe_plaintext: bool,
+    timeout_s: float | None = None,
 ) -> Iterator[Client]:
-    """Give a client, and turn its errors into one line and an exit code."""
-    from exequatur.client import CallError, Client, Tls  # noqa: PLC0415 - gRPC takes longer to import than most verbs run
+    """Give a client, and turn its errors into one line and an exit code; `timeout_s` None is the client's own."""
+    from exequatur.client import DEADLINE_S, CallError, Client, Tls  # noqa: PLC0415 - gRPC takes longer to import than most verbs run
 
     if not target:
         fail("`--target` is missing: a decision point `HOST:PORT`, or a sidecar `unix:PATH`")
@@ -48,7 +54,7 @@ def reach(
         fail("`--tls-certificate`, `--tls-key` and `--tls-roots` go together")
     tls = Tls(certificate, key, roots) if certificate and key and roots else None
     try:
-        client = Client(target, tls=tls, unsafe_plaintext=unsafe_plaintext)
+        client = Client(target, tls=tls, unsafe_plaintext=unsafe_plaintext, timeout_s=timeout_s or DEADLINE_S)
     except OSError as error:
         fail(f"`{error.filename}`: {(error.strerror or str(error)).lower()}")
     except ValueError:
