@@ -103,6 +103,7 @@ def test_a_command_that_wants_the_digest_gets_the_digest(keys, alg, command):
             "openssl dgst -sha512 -sign {key}",
             "PS512 is RSASSA-PSS with SHA-512, MGF1 with SHA-512 and 64 bytes",
         ),
+        ("PS512", "openssl dgst -sha512 -sigopt rsa_padding_mode:pss -sign {key}", "64 bytes of salt"),
         ("ES256", "true", "`true` printed nothing"),
         ("ES256", "no-such-program", "`no-such-program` cannot be run: no such file or directory"),
         ("ES256", "/", "`/` cannot be run: permission denied"),
