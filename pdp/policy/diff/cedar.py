@@ -104,7 +104,7 @@ def _compared(name: str, old: _Meaning, new: _Meaning) -> Change:
 def _differences(old: _Meaning, new: _Meaning) -> Iterator[tuple[Direction, str]]:
     """Give what differs; of a policy that permits and now forbids, or the other way round, that alone."""
     if old.does != new.does:
-        yield (_TIGHTER if new.does > old.does else _WIDER), f"it {_DOES[new.does]}, and {_DOES[old.does]} no more"
+        yield (_TIGHTER if new.does > old.does else _WIDER), f"{_DOES[old.does]} → {_DOES[new.does]}"
         if _PERMITS in (old.does, new.does):
             return
     for broader, text in _reach(old, new):

@@ -26,17 +26,17 @@ _TEXTS: Final = {"owner": _NEUTRAL, "version": _NEUTRAL, "environment": _CHANGED
 _OF_NO_ONE: Final = frozenset({"revision", "metadata", "wasm"})
 
 
-def agents(old: Snapshot, new: Snapshot, words: Mentions) -> Iterator[Change]:
+def agents(old: Mapping[str, Agent], new: Mapping[str, Agent], words: Mentions) -> Iterator[Change]:
     """Compare the inventories; `words` is of both bundles' policies."""
-    gone, came = in_both(old.agents, new.agents)
+    gone, came = in_both(old, new)
     for name in came:
-        spoken = listed(new.agents[name].enforcers) or "nobody"
+        spoken = listed(new[name].enforcers) or "nobody"
         yield added(f"agent:{name}", f"the agent `{name}`, for whom {spoken} may speak,")
     for name in gone:
         yield removed(f"agent:{name}", f"the agent `{name}`")
-    for name in new.agents:
-        if name in old.agents:
-            yield from _agent(old.agents[name], new.agents[name], words)
+    for name in new:
+        if name in old:
+            yield from _agent(old[name], new[name], words)
 
 
 def _agent(old: Agent, new: Agent, words: Mentions) -> Iterator[Change]:

@@ -16,7 +16,7 @@ from pdp.bundle.cases import Case
 from pdp.engine import opa
 from pdp.engine.reading import sentence
 from pdp.engine.snapshot import Snapshot
-from pdp.model import Decision, Effect
+from pdp.model import Decision, Reason, ReasonKind
 from pdp.policy.diff.change import Change, Direction, in_both, listed
 from pdp.policy.opening import Opened
 
@@ -95,9 +95,9 @@ def _demands(old: Decision, new: Decision) -> Iterator[tuple[Direction, str]]:
 
 
 def _effect(decision: Decision) -> str:
-    """Give the effect and its first policies."""
-    policies = listed(_policies(decision), _SHOWN)
-    return f"{_named(decision)} by {policies}" if policies and decision.effect is not Effect.ALLOW else _named(decision)
+    """Give the effect, and the first policies that made it so."""
+    against = [_name(reason) for reason in decision.reasons if reason.kind is not ReasonKind.PERMITTED]
+    return f"{_named(decision)} by {listed(dict.fromkeys(against), _SHOWN)}" if against else _named(decision)
 
 
 def _named(decision: Decision) -> str:
@@ -105,7 +105,11 @@ def _named(decision: Decision) -> str:
 
 
 def _policies(decision: Decision) -> list[str]:
-    return list(dict.fromkeys(reason.policy or reason.kind.name.lower() for reason in decision.reasons))
+    return list(dict.fromkeys(map(_name, decision.reasons)))
+
+
+def _name(reason: Reason) -> str:
+    return reason.policy or reason.kind.name.lower()
 
 
 def same(old: Opened, new: Opened) -> bool:

@@ -21,7 +21,7 @@ def changes(old: Opened, new: Opened, *, packed: tuple[bool, bool]) -> Iterator[
     words = Mentions((old.files, new.files), (*statements[0], *statements[1]))
     before, after = old.snapshot, new.snapshot
     yield from tools.tools(before.registry, after.registry, words)
-    yield from declared.agents(before, after, words)
+    yield from declared.agents(before.agents, after.agents, words)
     yield from declared.limits(before.limits, after.limits)
     yield from declared.settings(before, after)
     if all(any(spec.engine == ENGINE for spec, _ in each.engines) for each in (before, after)):

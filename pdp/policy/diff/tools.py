@@ -72,7 +72,7 @@ def _arguments(at: str, old: Tool, new: Tool) -> Iterator[Change]:
         yield Change(f"{at}:schema", max(each for each, _ in found), "; ".join(text for _, text in found))
     if old.definition_sha256 != new.definition_sha256 and (not found or _words(old) != _words(new)):
         yield Change(f"{at}:definition", _CHANGED, "another definition is pinned: read what its server says now")
-    if old.argument_kinds != new.argument_kinds or old.arguments != new.arguments:
+    if old.arguments != new.arguments:
         gone, came = in_both(old.arguments, new.arguments)
         names = listed(dict.fromkeys(argument.name for argument in (*gone, *came)))
         yield Change(f"{at}:arguments", _CHANGED, f"{names}: brought into canonical form in another way")

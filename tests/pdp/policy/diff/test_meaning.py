@@ -169,6 +169,10 @@ HARMLESS: list[tuple[str, Edit]] = [
         lambda draft: draft.cedar.update(no='forbid (principal, action == Action::"git/commit", resource);'),
     ),
     ("a permit that is gone", lambda draft: draft.cedar.pop("works")),
+    (
+        "a permit that became a forbid",
+        lambda draft: draft.cedar.update(works='forbid (principal, action == Action::"mail/send", resource);'),
+    ),
     ("one more condition", of_policy("works", "50 &&", '50 && context.session.subject != "" &&')),
     ("a warning that became a denial", of_policy("late", '@effect("warn")', "")),
     ("one more approver", of_policy("big", "cfo,treasury", "board,cfo,treasury")),
