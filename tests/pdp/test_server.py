@@ -231,11 +231,46 @@ def test_a_new_bundle_is_swapped_in_and_a_bad_one_changes_nothing(pdp):
         bank.put(pdp.folder, 2)
         assert look(client).bundle_sequence == 3
     pdp.process.stop()
-    # After a restart the floor still stands: what is older never serves again.
+    # After a restart the floor still stands: what is older never serves again, and what served last does.
     (pdp.bundles / "bank-3.tar.gz").unlink()
-    pdp.process.spawn()
-    until(lambda: "sequence 2 after 3" in pdp.log(), what="the refusal of 2")
-    assert http_get(pdp.process.http, "/readyz")[0] == 503
+    pdp.process.start()
+    with pdp.client() as client:
+        assert look(client).bundle_sequence == 3
+    assert "sequence 2 after 3" in pdp.log()
+
+
+def test_two_workers_change_policy_together_and_stay_in_service_when_it_is_withdrawn(tmp_path):
+    pdp = Pdp(tmp_path, workers=2)
+    pdp.process.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(pdp.client()) for _ in range(8)]
+            open_session(clients[0])
+            bank.put(pdp.folder, 2)
+            until(lambda: all(look(client).bundle_sequence == 2 for client in clients), what="sequence 2")
+            took = re.findall(r"sequence 2, is in force as active: all workers .* within ([0-9.]+) s", pdp.log())
+            assert len(took) == 1
+            assert float(took[0]) < 1
+            assert pdp.metric("exequatur_bundle_sequence") == 2
+            assert pdp.metric("exequatur_bundle_activations_total") == 2
+            owners = {"bank": {"owner": "bank@example.org"}, "other": {"owner": "other@example.org"}}
+            (pdp.keys / "other.pem").write_bytes(bank.generate("ES256")[1])
+            policy = {"purpose": "bundle", "keys": owners, "revoked": ["bank"]}
+            (pdp.keys / "keys.json").write_text(json.dumps(policy))
+            until(lambda: not any(look(client).allowed for client in clients), what="the end of trust")
+            (reason,) = look(clients[0]).reasons
+            assert "the policy in force is no longer trusted: the key `bank` is revoked" in reason.text
+            assert http_get(pdp.process.http, "/readyz")[0] == 200, "a decision point that says no is in service"
+            assert (
+                'exequatur_bundle_state{state="withdrawn",tenant="default"} 1.0'
+                in http_get(pdp.process.http, "/metrics")[1]
+            )
+        assert pdp.process.stop() == 0
+        assert "Traceback" not in pdp.log()
+        events = [(r["event"], r["sequence"]) for r in pdp.records() if r["kind"] == "bundle"]
+        assert sorted(events) == sorted(2 * [("in_force", 1), ("in_force", 2), ("withdrawn", 2)])
+    finally:
+        pdp.process.kill()
 
 
 def test_an_unsigned_bundle_serves_only_as_unsafe_and_warns(tmp_path):
