@@ -5,7 +5,7 @@ one sitting and run it alone. Formats: C2SP tlog-tiles, tlog-checkpoint and sign
 
 It goes from what is signed down to what is said, so that the first thing that does not fit is the thing that is wrong:
 
-1. the checkpoint bears a good signature of the key that was given;
+1. the checkpoint bears a good signature of a key that was given, and that is neither revoked nor over;
 2. the hashes at the right edge of each level give its root;
 3. each full tile, from the top level down, gives the hash that stands for it above;
 4. each entry has the hash that stands for it, and no bytes are left over;
@@ -24,6 +24,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,16 +85,28 @@ class _Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """A verifier key: `name+hash+base64`."""
+class Trusted:
+    """A verifier key (C2SP, `name+hash+base64`), what people call it, and until when it is believed, if at all."""
 
+    text: str
+    called: str = ""
+    not_after: datetime | None = None
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
     name: str
     id: bytes
     key: Ed25519PublicKey
+    revoked: str
+    """Why nothing that it signs is believed; empty if it is."""
+    over: str
+    """Why nothing that it signs is believed any more; empty if it is."""
 
     @classmethod
-    def parse(cls, text: str) -> _Key:
-        name, _, rest = text.strip().partition("+")
+    def of(cls, trusted: Trusted, now: datetime) -> _Key:
+        name, _, rest = trusted.text.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         try:
             raw = base64.b64decode(encoded, validate=True)
@@ -103,22 +116,35 @@ class _Key:
         made = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
         if raw[:1] != _ED25519 or made.hex() != key_id or not name:
             raise ValueError(f"the verifier key of `{name}` does not have the hash that it claims")
-        return cls(name, made, key)
+        end, called = trusted.not_after, f"is signed by the key `{trusted.called or made.hex()}`, which"
+        over = "" if end is None or now < end else f"{called} was good until {end:%Y-%m-%dT%H:%M:%SZ}"
+        return cls(name, made, key, f"{called} is revoked" if trusted.revoked else "", over)
 
 
-def verify(folder: Path, verifier_key: str, *, known: str | None = None, progress: Progress | None = None) -> Report:
-    """Verify the log in `folder` by `verifier_key` (C2SP, `name+hash+base64`), and say what is wrong first.
+def verify(
+    folder: Path,
+    keys: str | Sequence[Trusted],
+    *,
+    known: str | None = None,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify the log in `folder` by a verifier key (C2SP, `name+hash+base64`) or several, and say what is wrong first.
 
     `known` is an older checkpoint of the same log, as a signed note: a log that does not begin with what it signs was
-    cut or rewritten. Raises `ValueError` for a verifier key that is none.
+    cut or rewritten. A key whose `not_after` has come by `now` signs nothing but that. Raises `ValueError` for a
+    verifier key that is none, for none at all, and for keys of two logs.
     """
-    key = _Key.parse(verifier_key)
+    given = [Trusted(keys)] if isinstance(keys, str) else keys
+    ring = [_Key.of(trusted, now or datetime.now(UTC)) for trusted in given]
+    if len({key.name for key in ring}) != 1:
+        raise ValueError("the keys must be of one log, and there must be one")
     checkpoint = _Checkpoint("", 0, b"", "")
     writers: dict[str, int] = {}
     fault = None
     try:
-        before = None if known is None else _open(known, key, "the known checkpoint")
-        checkpoint, tiles = _anchor(folder, key)
+        before = None if known is None else _open(known, ring, "the known checkpoint", once=True)
+        checkpoint, tiles = _anchor(folder, ring)
         if before is not None:
             _check_size(before, checkpoint)
         tiles.check_upper()
@@ -146,11 +172,11 @@ def _check_beginning(before: _Checkpoint, tiles: _Tiles) -> None:
         raise _Broken("checkpoint", text)
 
 
-def _anchor(folder: Path, key: _Key) -> tuple[_Checkpoint, _Tiles]:
+def _anchor(folder: Path, ring: Sequence[_Key]) -> tuple[_Checkpoint, _Tiles]:
     """Read the checkpoint and the right edge that belongs to it; once more if the log grew in between."""
     note = _read(folder / "checkpoint", "checkpoint")
     while True:
-        checkpoint = _open(note.decode("utf-8", "replace"), key, "checkpoint")
+        checkpoint = _open(note.decode("utf-8", "replace"), ring, "checkpoint")
         tiles = _Tiles(folder, checkpoint.size)
         try:
             tiles.read_edge()
@@ -309,8 +335,12 @@ class _Tiles:
         return self._size >> 8 * (level + 1), (self._size >> 8 * level) % _WIDTH
 
 
-def _open(note: str, key: _Key, where: str) -> _Checkpoint:
-    """Verify a signed note and read its checkpoint; only the one spelling that signers write is taken."""
+def _open(note: str, ring: Sequence[_Key], where: str, *, once: bool = False) -> _Checkpoint:
+    """Verify a signed note and read its checkpoint; only the one spelling that signers write is taken.
+
+    `once`: it was kept when it was good, so that a key that is over by now may have signed it.
+    """
+    name = ring[0].name
     text, blank, signatures = note.partition("\n\n")
     if not blank or not signatures.endswith("\n") or len(note) > _NOTE_BYTES:
         raise _Broken(where, "is no signed note")
@@ -318,12 +348,14 @@ def _open(note: str, key: _Key, where: str) -> _Checkpoint:
     lines = [_SIGNATURE.fullmatch(line) for line in signatures[:-1].split("\n")]
     if not all(lines):
         raise _Broken(where, "has a line among its signatures that is none")
-    if not any(_is_signed(text, line[1], line[2], key) for line in lines if line):
-        raise _Broken(where, f"bears no good signature of `{key.name}`")
+    signers = [key for key in ring if any(_is_signed(text, line[1], line[2], key) for line in lines if line)]
+    faults = [key.revoked or ("" if once else key.over) for key in signers]
+    if all(faults):
+        raise _Broken(where, faults[0] if faults else f"bears no good signature of `{name}`")
     origin, size, encoded, *extensions = [*text[:-1].split("\n"), "", ""]
     root = _base64(encoded)
-    if origin != key.name or not _SIZE.fullmatch(size) or root is None or len(root) != _HASH:
-        raise _Broken(where, f"signs something that is no checkpoint of `{key.name}`")
+    if origin != name or not _SIZE.fullmatch(size) or root is None or len(root) != _HASH:
+        raise _Broken(where, f"signs something that is no checkpoint of `{name}`")
     time = next((line.removeprefix(_TIME) for line in extensions if line.startswith(_TIME)), "")
     return _Checkpoint(origin, int(size), root, time)
 

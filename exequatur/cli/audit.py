@@ -17,7 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from exequatur.cli.console import EFFECT_STYLES, Exit, console, emit, errors, fail
-from exequatur.verifier import Report, verify
+from exequatur.key_folder import KeyFolder
+from exequatur.trust.errors import TrustError
+from exequatur.trust.log_keys import parse_log_keys
+from exequatur.verifier import Report, Trusted, verify
 from ledger.tiles import Reader, TileError
 
 app = typer.Typer(no_args_is_help=True)
@@ -56,14 +59,17 @@ def tail(
 @app.command("verify")
 def verify_log(
     folder: Folder,
-    key: Annotated[str, typer.Option(help="the ledger's verifier key, or a file with it (KID.vkey)")],
+    key: Annotated[
+        list[str],
+        typer.Option(help="the ledger's verifier key, a file with it (KID.vkey) or a folder; repeat for more"),
+    ],
     known: Annotated[
         Path | None, typer.Option(help="a checkpoint that was kept: the log must begin with what it signs")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that a log is, to the last byte, what its checkpoint signs; exit 1, and where, if it is not."""
-    verifier_key = _text(Path(key)) if "+" not in key or Path(key).is_file() else key
+    keys = [trusted for each in key for trusted in _keys(each)]
     before = _text(known) if known else None
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
@@ -71,7 +77,7 @@ def verify_log(
         try:
             report = verify(
                 folder,
-                verifier_key,
+                keys,
                 known=before,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
@@ -138,6 +144,21 @@ def _why(record: dict[str, Any]) -> str:
     if record.get("charged_microusd"):
         parts.append(f"{record['charged_microusd']} micro-USD")
     return " · ".join(part for part in parts if part)
+
+
+def _keys(given: str) -> list[Trusted]:
+    """Read what `--key` names: a key, a file with one, or a folder of them with its `keys.json`."""
+    path = Path(given)
+    if "+" in given and not path.exists():
+        return [Trusted(given)]
+    try:
+        found = KeyFolder(path, parse_log_keys).read()
+    except TrustError as error:
+        fail(f"`{given}`: {error}")
+    return [
+        Trusted(str(key), called=name, not_after=found.ends.get(name), revoked=name in found.revoked)
+        for name, key in found.keys.items()
+    ]
 
 
 def _text(path: Path) -> str:
