@@ -123,7 +123,7 @@ def _entries(tar: bytes) -> Iterator[tuple[_Header, bytes]]:
 
 def write_archive(files: Mapping[str, bytes]) -> bytes:
     """Pack `files` into a gzip tar that depends on nothing but them: sorted names, no times, no owners."""
-    return _gzip(write_tar(files))
+    return store_gzip(write_tar(files))
 
 
 def write_tar(files: Mapping[str, bytes]) -> bytes:
@@ -195,7 +195,7 @@ def _octal(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _gzip(data: bytes) -> bytes:
+def store_gzip(data: bytes) -> bytes:
     """Wrap `data` in a gzip stream (RFC 1952) of stored blocks (RFC 1951, 3.2.4).
 
     Compressors differ from machine to machine; stored blocks do not, so that the same files are the same archive

@@ -41,6 +41,7 @@ from exequatur.trust.archive import (
     check_gzip,
     inflate,
     read_tar,
+    store_gzip,
     unpack,
     write_archive,
     write_tar,
@@ -97,7 +98,11 @@ class BundleClaims:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The newest bundle that was ever served: its sequence and its digest (32 bytes)."""
+    """The newest bundle that was ever served: its sequence and its digest (32 bytes).
+
+    A number that enough owners signed is believed, however high: from then on only higher ones pass, up to 2^53 - 1.
+    Nothing that is signed leads back below; whoever keeps the store sets another floor.
+    """
 
     sequence: int
     digest: bytes
@@ -375,12 +380,11 @@ def _check_raw(files: Mapping[str, bytes], raw: Mapping[str, Any], *, serve: boo
 
 
 def _check_archive(data: bytes, tar: bytes, files: Mapping[str, bytes]) -> None:
-    pairs = [("tar", tar, write_tar(files))]
-    if data is not tar:
-        pairs.append(("gzip stream", data, write_archive(files)))
-    for name, theirs, ours in pairs:
-        if theirs != ours:
-            at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), len(ours))
+    ours = write_tar(files)
+    pairs = [("tar", tar, ours), ("gzip stream", data, data if data is tar else store_gzip(ours))]
+    for name, theirs, wanted in pairs:
+        if theirs != wanted:
+            at = next((i for i, (a, b) in enumerate(zip(theirs, wanted, strict=False)) if a != b), len(wanted))
             raise FormatError(f"byte {at} of the {name} is not as `exequatur bundle sign` writes it: sign it with that")
 
 

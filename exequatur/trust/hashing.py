@@ -17,6 +17,7 @@ HASHES: Final = {
 }
 """OPA's names of SHA-2; the others that it takes, MD5 and SHA-1, are refused."""
 
+_text: Final = json.JSONEncoder(ensure_ascii=False).encode
 _STRUCTURED: Final = ("data.json", ".manifest")
 
 
@@ -61,7 +62,7 @@ def _write(value: Any, parts: list[str]) -> None:
     if isinstance(value, _Literal):
         parts.append(value)
     elif isinstance(value, str):
-        parts.append(json.dumps(value, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+        parts.append(_text(value).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
     elif isinstance(value, dict):
         for mark, key in zip("{" + "," * len(value), sorted(value), strict=False):
             parts.append(mark)

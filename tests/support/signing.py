@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from exequatur.trust import archive as trust_archive
-from exequatur.trust.archive import write_archive
+from exequatur.trust.archive import store_gzip, write_archive
 from exequatur.trust.bundle import BundleClaims, VerifiedBundle, endorse, sign, verify
 from exequatur.trust.endorsing import write_endorsement
 from exequatur.trust.hashing import file_hash, raw_hashes
@@ -158,4 +157,4 @@ def check(archive: bytes, **options: Any) -> VerifiedBundle:
 
 def gzipped(tar: bytes) -> bytes:
     """Wrap a tar as `write_archive` would, so that only its own content can tell."""
-    return trust_archive._gzip(tar)
+    return store_gzip(tar)
