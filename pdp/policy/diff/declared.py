@@ -11,18 +11,24 @@ from typing import Final
 
 from exequatur.trust.bundle import MANIFEST
 from exequatur.trust.canonical import Json, parse
-from pdp.engine.inventory import Agent, Limits
+from pdp.bundle.cases import is_cases
+from pdp.engine import cedar, links, manifest, opa
+from pdp.engine.inventory import AGENTS_FILE, LIMITS_FILE, Agent, Limits
 from pdp.engine.manifest import EngineSpec, Role
 from pdp.engine.reading import BUNDLE_JSON
-from pdp.engine.snapshot import Snapshot
+from pdp.engine.snapshot import DATA_FILE, TOOLS_FILE, Snapshot
 from pdp.policy.diff.change import Change, Direction, added, in_both, larger, listed, removed
 from pdp.policy.diff.mentions import Mentions
+from pdp.policy.opening import Opened
 
 _NEUTRAL, _TIGHTER, _CHANGED, _WIDER = Direction
 
 _LIMITS: Final = {"max_steps": "steps", "max_budget_microusd": "micro-USD", "max_lifetime_s": "seconds"}
 _SETS: Final = {"models": "models", "teams": "teams", "domains": "domains"}
-_TEXTS: Final = {"owner": _NEUTRAL, "version": _NEUTRAL, "environment": _CHANGED}
+_TEXTS: Final = ("owner", "version", "environment")
+_COMPARED: Final = frozenset(
+    {TOOLS_FILE, DATA_FILE, MANIFEST, AGENTS_FILE, LIMITS_FILE, manifest.FILE, links.FILE, cedar.SCHEMA_FILE}
+)
 _OF_NO_ONE: Final = frozenset({"revision", "metadata", "wasm"})
 
 
@@ -47,13 +53,13 @@ def _agent(old: Agent, new: Agent, words: Mentions) -> Iterator[Change]:
     for member, name in _SETS.items():
         gone, came = in_both(getattr(old, member), getattr(new, member))
         if came or gone:
-            direction = _WIDER if came else _CHANGED if any(map(words.may_tighten, gone)) else _TIGHTER
+            direction = _WIDER if came else _CHANGED if words.may_tighten(member, gone) else _TIGHTER
             yield Change(f"agent:{new.id}:{member}", direction, _came_and_gone(name, came, gone))
-    for member, usual in _TEXTS.items():
+    for member in _TEXTS:
         one, other = getattr(old, member), getattr(new, member)
         if one != other:
-            named = any(words.may_loosen(text) or words.may_tighten(text) for text in (one, other))
-            yield Change(f"agent:{new.id}:{member}", _CHANGED if named else usual, f"{member}: `{one}` → `{other}`")
+            direction = _CHANGED if words.reads("principal", member) else _NEUTRAL
+            yield Change(f"agent:{new.id}:{member}", direction, f"{member}: `{one}` → `{other}`")
 
 
 def _came_and_gone(name: str, came: Sequence[str], gone: Sequence[str]) -> str:
@@ -100,12 +106,24 @@ def _engine(old: EngineSpec, new: EngineSpec) -> Iterator[Change]:
         yield Change(f"engine:{new.engine}:entrypoint", _CHANGED, text)
 
 
-def opa_manifest(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Change]:
-    """Compare what OPA is told of the files: its Rego's version, and which paths are whose."""
-    before, after = _members(old), _members(new)
+def for_opa(old: Opened, new: Opened) -> Iterator[Change]:
+    """Compare what OPA is told of the files: its Rego's version, and which paths are whose.
+
+    A server is given all files of a bundle: of those that nobody else reads, it may read any.
+    """
+    before, after = _members(old.files), _members(new.files)
     for name in sorted((before.keys() | after.keys()) - _OF_NO_ONE):
         if before.get(name) != after.get(name):
             yield Change(f"opa:{name}", _CHANGED, f"`{MANIFEST}` tells OPA another `{name}`")
+
+    if any(spec.engine == opa.ENGINE for each in (old, new) for spec, _ in each.snapshot.engines):
+        for name in sorted(old.files.keys() | new.files.keys()):
+            if not _read_elsewhere(name) and old.files.get(name) != new.files.get(name):
+                yield Change(f"opa:{name}", _CHANGED, "another file, which an OPA server may read")
+
+
+def _read_elsewhere(name: str) -> bool:
+    return name in _COMPARED or name.endswith((".cedar", ".rego", ".md")) or is_cases(name)
 
 
 def _members(files: Mapping[str, bytes]) -> dict[str, Json]:

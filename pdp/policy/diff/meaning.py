@@ -26,6 +26,6 @@ def changes(old: Opened, new: Opened, *, packed: tuple[bool, bool]) -> Iterator[
     yield from declared.settings(before, after)
     if all(any(spec.engine == ENGINE for spec, _ in each.engines) for each in (before, after)):
         yield from cedar.policies(*statements)
-    yield from declared.opa_manifest(old.files, new.files)
+    yield from declared.for_opa(old, new)
     yield from rego.rules(old, new, packed=packed)
     yield from rego.data(old, new)

@@ -1,73 +1,76 @@
-"""Where the policies of a bundle name a word: a label, a team, a group of tools.
+"""What the policies of two bundles read of a fact, and which of its words they name.
 
 Rules: a mark that only ever forbids tightens where it is added; one that a permit asks for, or an exception of a
-forbid, may widen. Rego can use a word for anything. What stands as text in a policy is looked at, what is put together
-there is not.
+forbid, may widen. Cedar that compares a fact with words of its own names them; where it does otherwise, and where Rego
+reads the fact at all, anything may hang on any word.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from pdp.engine.snapshot import DATA_FILE
-from pdp.engine.statements import Statement
+from pdp.engine.statements import ALL, Statement
 
-_CEDAR: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_REGO: Final = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`([^`]*)`')
+_WORD: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _EXCEPT: Final = re.compile(r"\bunless\b|!")
+_NAMED: Final = r"(?!\s*\.\s*contains(?:All|Any)?\s*\(\s*(?:\"|\[\s*\"))"
+"""Behind a fact: what follows is no comparison with words of the policy's own."""
 
 
 class Mentions:
-    """The words of some bundles' policies."""
+    """The policies of some bundles, as far as they name things."""
 
     def __init__(self, bundles: Iterable[Mapping[str, bytes]], statements: Iterable[Statement]) -> None:
-        """Look at the Rego of the bundles with the data that it reads, and at these policies of Cedar."""
+        """Look at the Rego of the bundles, and at these policies of Cedar."""
         self._permits: set[str] = set()
-        self._loosening: set[str] = set()
-        self._tightening: set[str] = set()
+        self._loosening: list[Statement] = []
+        self._tightening: list[Statement] = []
+        self._reads: set[tuple[str, str]] = set()
         for statement in statements:
-            words = set(_CEDAR.findall(statement.text))
-            if statement.permits:
-                self._permits |= words
             twofold = _EXCEPT.search(statement.text) is not None
+            self._reads |= statement.reads
+            if statement.permits:
+                self._permits.update(_WORD.findall(statement.text))
             if statement.permits or twofold:
-                self._loosening |= words
+                self._loosening.append(statement)
             if not statement.permits or twofold:
-                self._tightening |= words
-        self._rego = {word for files in bundles for word in _of_rego(files)}
+                self._tightening.append(statement)
+        self._rego = "\n".join(
+            data.decode("utf-8", "replace")
+            for files in bundles
+            for name, data in files.items()
+            if name.endswith(".rego")
+        )
 
     def permitted(self, word: str) -> bool:
         """Whether a permit of Cedar names it."""
         return word in self._permits
 
-    def may_loosen(self, word: str) -> bool:
-        """Whether something could be allowed because of it."""
-        return word in self._loosening or word in self._rego
+    def may_loosen(self, member: str, words: Iterable[str]) -> bool:
+        """Whether something could be allowed because these words are in a fact."""
+        return self._named(self._loosening, member, words)
 
-    def may_tighten(self, word: str) -> bool:
-        """Whether something could be refused because of it."""
-        return word in self._tightening or word in self._rego
+    def may_tighten(self, member: str, words: Iterable[str]) -> bool:
+        """Whether something could be refused because these words are in a fact."""
+        return self._named(self._tightening, member, words)
 
+    def reads(self, part: str, member: str) -> bool:
+        """Whether a policy reads this fact: `principal` and `owner`, say."""
+        known = {(part, member), (part, ALL), (ALL, ALL)} & self._reads
+        return bool(known) or self._in_rego(member)
 
-def _of_rego(files: Mapping[str, bytes]) -> Iterator[str]:
-    sources = [data for name, data in files.items() if name.endswith(".rego")]
-    for source in sources:
-        for one, other in _REGO.findall(source.decode("utf-8", "replace")):
-            yield one or other
-    if sources and DATA_FILE in files:
-        yield from _texts(json.loads(files[DATA_FILE]))
+    def _named(self, statements: Iterable[Statement], member: str, words: Iterable[str]) -> bool:
+        otherwise = re.compile(rf"\b{re.escape(member)}\b{_NAMED}")
+        literal = {f'"{word}"' for word in words}
+        # An escape can spell any word.
+        return self._in_rego(member) or any(
+            otherwise.search(statement.text)
+            or "\\" in statement.text
+            or any(word in statement.text for word in literal)
+            for statement in statements
+        )
 
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            yield name
-            yield from _texts(member)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+    def _in_rego(self, member: str) -> bool:
+        return re.search(rf"\b{re.escape(member)}\b", self._rego) is not None

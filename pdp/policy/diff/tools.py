@@ -38,12 +38,13 @@ def _tool(at: str, old: Tool, new: Tool, words: Mentions) -> Iterator[Change]:
     for member, what in _SETS.items():
         gone, came = in_both(getattr(old, member), getattr(new, member))
         if gone or came:
-            direction = _WIDER if gone else _CHANGED if any(map(words.may_loosen, came)) else _TIGHTER
+            direction = _WIDER if gone else _CHANGED if words.may_loosen(member, came) else _TIGHTER
             said = [f"{listed(came)} added"] * bool(came) + [f"{listed(gone)} removed"] * bool(gone)
             yield Change(f"{at}:{member}", direction, f"{what}: {', '.join(said)}")
     yield from larger(f"{at}:price", "micro-USD a call", old.price_microusd, new.price_microusd, widens=False)
     if old.environment != new.environment:
-        yield Change(f"{at}:environment", _CHANGED, f"where it acts: `{old.environment}` → `{new.environment}`")
+        direction = _CHANGED if words.reads("tool", "environment") else _NEUTRAL
+        yield Change(f"{at}:environment", direction, f"where it acts: `{old.environment}` → `{new.environment}`")
     yield from _arguments(at, old, new)
 
 

@@ -121,14 +121,19 @@ UNCLEAR: list[tuple[str, Edit]] = [
     ("tool:git/log:definition", of_argument("git/log", "repo", description="always `/etc`")),
     ("tool:bank/pay:schema", of_argument("bank/pay", "memo", pattern="^.*$")),
     ("tool:bank/pay:schema", of_argument("bank/pay", "memo", format="uri")),
-    ("tool:bank/pay:environment", of_tool("bank/pay", environment="dev")),
+    ("tool:bank/pay:environment", lambda draft: [of_tool("bank/pay", environment="dev")(draft), compares(draft)]),
     ("tool:git/commit:resource", of_tool("git/commit", resource={"type": "Repository", "id": "repo"})),
     ("tool:mail/send:arguments", of_tool("mail/send", arguments=None)),
-    ("agent:clerk:environment", of_agent("clerk", environment="dev")),
+    ("agent:clerk:environment", lambda draft: [of_agent("clerk", environment="dev")(draft), compares(draft)]),
+    ("agent:coder:owner", lambda draft: [of_agent("coder", owner="x@example.com")(draft), compares(draft)]),
     # A label that a permit asks for, a group that a permit names, a team that a forbid is about: each may widen.
     ("tool:git/commit:labels", lambda draft: [of_tool("git/commit", labels=["checked"])(draft), asks(draft)]),
     ("tool:git/log:access", lambda draft: [of_tool("git/log", access="write")(draft), writes(draft)]),
     ("agent:clerk:teams", of_agent("clerk", teams=["sales"])),
+    # So may one that no policy names, where a policy looks for whatever there is.
+    ("tool:git/commit:labels", lambda draft: [of_tool("git/commit", labels=["x"])(draft), asks_for_any(draft)]),
+    ("agent:coder:domains", lambda draft: [of_agent("coder", domains=[])(draft), asks_for_any(draft)]),
+    ("tool:git/commit:labels", lambda draft: [of_tool("git/commit", labels=["checked"])(draft), spells(draft)]),
 ]
 
 
@@ -138,6 +143,22 @@ def asks(draft: Draft) -> None:
 
 def writes(draft: Draft) -> None:
     draft.cedar["writes"] = 'permit (principal in Team::"sales", action in Action::"write", resource);'
+
+
+def compares(draft: Draft) -> None:
+    draft.cedar["compares"] = """forbid (principal, action, resource) when {
+        context.tool.environment != "" && context.tool.environment != principal.environment
+        && principal.owner == "nobody@example.com" };"""
+
+
+def asks_for_any(draft: Draft) -> None:
+    draft.cedar["any"] = """permit (principal, action, resource)
+        unless { context.session.labels.isEmpty() || context.session.intent.domains.containsAll(principal.domains) };"""
+
+
+def spells(draft: Draft) -> None:
+    draft.cedar["spells"] = r"""permit (principal, action, resource)
+        when { context.session.labels.contains("\u{63}hecked") };"""
 
 
 def renamed(draft: Draft) -> None:
@@ -184,6 +205,7 @@ HARMLESS: list[tuple[str, Edit]] = [
     ("an argument that is needed", of_schema("bank/pay", required=["amount", "currency", "memo"])),
     ("an agent without enforcers", of_agent("clerk", enforcers=[])),
     ("an agent that is gone", lambda draft: draft.agents.pop("temp")),
+    ("where a tool acts, of which no policy speaks", of_tool("bank/pay", environment="dev")),
     ("an owner", of_agent("coder", owner="else@example.com")),
     ("smaller limits", of_limits(max_steps=1, max_budget_microusd=1, max_lifetime_s=1)),
     ("less time alone", of_settings(outage={"max_s": 0})),

@@ -120,7 +120,7 @@ def test_what_opa_is_told_of_the_files_counts(opened):
     assert changes(opened(), new) == {"opa:rego_version": Direction.CHANGED, "opa:roots": Direction.CHANGED}
 
 
-def test_a_label_that_rego_names_may_widen(opened):
+def test_where_rego_reads_labels_one_more_may_widen(opened):
     tools = sources()["tools.json"].replace(b'"egress": true', b'"labels": ["sent"], "egress": true')
     unlocked = RULES.replace("not our_address\n", 'not our_address\n\tnot "sent" in input.session.labels\n').encode()
     old = opened(decision_rego=unlocked)
