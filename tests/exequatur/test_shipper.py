@@ -6,18 +6,22 @@ import asyncio
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exequatur import shipper
 from exequatur.client import CallError
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.errors import TrustError
+from exequatur.trust.note import LogKey
 from exequatur.values import Ack
 from ledger.log import Log
-from logs import LOG_KEY, NOW, VERIFIER_KEY, open_log, records
+from logs import LOG_KEY, NOW, ORIGIN, VERIFIER_KEY, open_log, records
 
 ME = "spiffe://example.org/pdp"
 
@@ -254,6 +258,129 @@ async def test_an_outage_and_a_lost_answer_are_no_older_copy(spool, ledger, key)
     fill(spool, 5)
     await ship(it, spool)
     assert not told
+
+
+NEW = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+NEW_KEY = LogKey(ORIGIN, NEW.public_key())
+
+
+@pytest.fixture
+def trusting(tmp_path):
+    """A folder with the ledger's key, to put others into."""
+    folder = tmp_path / "trusting"
+    folder.mkdir()
+    (folder / "2026.vkey").write_text(VERIFIER_KEY)
+    return folder
+
+
+def trust(folder: Path, *, revoked: Sequence[str] = (), **not_after: str | None) -> None:
+    """Write `keys.json` whole."""
+    keys = {
+        name.removeprefix("k"): {"owner": "sre@example.org", **({"not_after": end} if end else {})}
+        for name, end in not_after.items()
+    }
+    policy = {"purpose": "checkpoint", "keys": keys, "revoked": list(revoked)}
+    (folder / ".keys").write_text(json.dumps(policy))
+    (folder / ".keys").replace(folder / "keys.json")
+
+
+async def test_a_new_key_is_taken_while_records_wait_and_none_is_lost(spool, ledger, trusting, monkeypatch, caplog):
+    monkeypatch.setattr(shipper, "WATCH_S", 0.01)
+    it = Shipper(spool, ledger.append, log_key=trusting)
+    fill(spool, 5)
+    await ship(it, spool)
+    ledger.log.keys = (NEW,)  # sooner than anybody was told
+    fill(spool, 5)
+    stop = asyncio.Event()
+    running = asyncio.create_task(it.run(stop))
+    async with asyncio.timeout(20):
+        while "no known key" not in it.trouble:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert spool.acknowledged == 5
+    (trusting / "2027.vkey").write_text(str(NEW_KEY))
+    async with asyncio.timeout(20):
+        while spool.acknowledged < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    stop.set()
+    await running
+    assert "the log keys have changed: 2026, 2027" in caplog.messages
+    assert [json.loads(data)["number"] for data in ledger.got] == list(range(1, 11))
+
+
+async def test_what_a_revoked_key_signed_is_not_believed_and_records_stay(spool, ledger, trusting, caplog):
+    (trusting / "2027.vkey").write_text(str(NEW_KEY))
+    trust(trusting, k2026=None, k2027=None)
+    it = Shipper(spool, ledger.append, log_key=trusting)
+    fill(spool, 5)
+    assert await it._ship()
+    trust(trusting, k2026=None, k2027=None, revoked=["2026"])
+    assert [it._keys.look().changed for _ in range(3)].count(True) == 1
+    fill(spool, 5)
+    assert not await it._ship()
+    assert not await it._ship()
+    assert spool.acknowledged == 5
+    alarms = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL]
+    words = "the checkpoint is signed by the key `2026`, which is revoked"
+    assert alarms == [f"alarm: records are not shipped: {words}"]
+    ledger.log.keys = (*ledger.log.keys, NEW)
+    ledger.log.checkpoint(NOW)
+    assert await it._ship()
+    assert spool.acknowledged == 10
+
+
+async def test_a_key_ends_while_we_run(spool, ledger, trusting):
+    trust(trusting, k2026="2026-11-22T00:00:00Z")
+    now = datetime(2026, 11, 21, 23, 59, 59, tzinfo=UTC)
+    it = Shipper(spool, ledger.append, log_key=trusting, clock=lambda: now)
+    fill(spool, 1)
+    assert await it._ship()
+    now += timedelta(seconds=1)
+    fill(spool, 1)
+    assert not await it._ship()
+    assert "which was good until 2026-11-22T00:00:00Z" in it.trouble
+    assert spool.acknowledged == 1
+
+
+async def test_a_broken_folder_of_keys_keeps_the_good_ones_and_is_an_alarm(
+    spool, ledger, trusting, monkeypatch, caplog
+):
+    monkeypatch.setattr(shipper, "WATCH_S", 0.01)
+    it = Shipper(spool, ledger.append, log_key=trusting)
+    stop = asyncio.Event()
+    running = asyncio.create_task(it.run(stop))
+    (trusting / "2027.vkey").write_text("half a k")
+    async with asyncio.timeout(20):
+        while not caplog.messages:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    fill(spool, 5)
+    async with asyncio.timeout(20):
+        while spool.acknowledged < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    stop.set()
+    await running
+    (alarm,) = caplog.messages
+    assert alarm.startswith(f"alarm: `{trusting}`: `2027.vkey`: a verifier key must read")
+    assert alarm.endswith(": the log keys that were good stay")
+
+
+async def test_what_was_seen_is_not_forgotten_when_the_key_that_signed_it_is_gone(
+    spool, ledger, trusting, tmp_path, caplog
+):
+    fill(spool, 5)
+    await ship(Shipper(spool, ledger.append, log_key=trusting), spool)
+    (trusting / "2026.vkey").unlink()
+    (trusting / "2027.vkey").write_text(str(NEW_KEY))
+    again = Shipper(spool, ledger.append, log_key=trusting)  # a restart after the old key was taken away
+    assert "was signed by a key that is gone" in caplog.text
+    fill(spool, 1)
+    rewritten = Ledger(tmp_path / "rewritten")
+    rewritten.got = [*ledger.got]
+    rewritten.log.append(records(1, 9, effect="deny"), NOW)
+    rewritten.log.keys = ledger.log.keys = (NEW,)
+    assert not await Shipper(spool, rewritten.append, log_key=trusting)._ship()
+    assert spool.acknowledged == 5
+    assert await again._ship()
+    assert spool.acknowledged == 6
 
 
 async def test_stopping_is_quick_and_draining_ends_with_its_grace(spool, ledger, key):

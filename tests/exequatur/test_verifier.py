@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from exequatur import verifier
 from exequatur.record import encode
 from exequatur.trust.merkle import leaf_hash, root
 from exequatur.trust.note import Checkpoint, sign_checkpoint
-from exequatur.verifier import verify
+from exequatur.verifier import Trusted, verify
 from ledger.tiles import pack_bundle
 from logs import KEY, LOG_KEY, NOW, ORIGIN, VERIFIER_KEY, make_log, open_log, records
 
@@ -201,6 +203,41 @@ def test_a_log_that_was_cut_or_rewritten_is_found_by_a_checkpoint_that_was_kept(
     forged = verify(folder, VERIFIER_KEY, known=kept.replace("600", "601")).fault
     assert forged is not None
     assert forged.where == "the known checkpoint"
+
+
+def test_several_keys_and_until_when_each_was_good(tmp_path):
+    new = Ed25519PrivateKey.generate()
+    new_key = str(type(LOG_KEY)(ORIGIN, new.public_key()))
+    folder = make_log(tmp_path / "log", 5)
+    kept = (folder / "checkpoint").read_text()
+    old, fresh = Trusted(VERIFIER_KEY, "2026"), Trusted(new_key, "2027")
+    ended = replace(old, not_after=NOW)
+
+    def why(keys, **more) -> str:
+        fault = verify(folder, keys, **more).fault
+        return "" if fault is None else f"{fault.where} {fault.text}"
+
+    assert not why([old, fresh])
+    assert not why([ended, fresh], now=NOW - timedelta(seconds=1))
+    assert why([ended, fresh], now=NOW) == (
+        "checkpoint is signed by the key `2026`, which was good until 2026-01-05T10:00:00Z"
+    )
+    assert why([replace(old, revoked=True), fresh]) == "checkpoint is signed by the key `2026`, which is revoked"
+    log = open_log(folder, keys=[KEY, new])
+    log.append(records(6, 5), NOW)
+    both = log.note
+    log.close()
+    for keys in ([old], [fresh], [ended, fresh], [replace(old, revoked=True), fresh]):
+        assert not why(keys, now=NOW)
+    open_log(folder, keys=[new]).close()
+    assert why([old]) == "checkpoint bears no good signature of `example.org/audit`"
+    # What was kept may be signed by a key that is over by now, and not by one that is revoked.
+    assert not why([ended, fresh], known=kept, now=NOW)
+    assert not why([fresh], known=both)
+    assert why([replace(old, revoked=True), fresh], known=kept).startswith("the known checkpoint is signed by the key")
+    for wrong in ([], [old, Trusted(str(type(LOG_KEY)("other", new.public_key())))]):
+        with pytest.raises(ValueError, match="of one log"):
+            verify(folder, wrong)
 
 
 def signed_by_a_careless_ledger(folder: Path, entries: list[bytes]) -> Path:

@@ -10,19 +10,22 @@ import logging
 import os
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from disks import Failing
+from exequatur.key_folder import KeyFolder
 from exequatur.record import encode
 from exequatur.transport import Code, Peer, Refusal
+from exequatur.trust.errors import FormatError
 from exequatur.trust.merkle import verify_consistency
-from exequatur.trust.note import open_checkpoint
+from exequatur.trust.note import LogKey, open_checkpoint
 from exequatur.v1 import audit_pb2 as pb
 from exequatur.verifier import verify
 from ledger import service as module
 from ledger.index import LogIndex
 from ledger.metrics import Metrics
 from ledger.service import Service
-from logs import LOG_KEY, NOW, ORIGIN, VERIFIER_KEY, open_log, records
+from logs import KEY, LOG_KEY, NOW, ORIGIN, VERIFIER_KEY, open_log, records
 
 ME, OTHER = Peer("spiffe://example.org/pdp"), Peer("spiffe://example.org/sidecar")
 AUDITOR, STRANGER = Peer("spiffe://example.org/auditor"), Peer("spiffe://example.org/stranger")
@@ -331,3 +334,35 @@ async def test_a_caller_who_leaves_disturbs_nobody(desk):
     leaving.cancel()
     assert (await staying).acknowledged == 2
     assert (await desk.append(1, records(1, 3))).acknowledged == 3
+
+
+async def test_another_key_signs_at_once_and_a_broken_folder_changes_nothing(tmp_path, caplog):
+    keys: dict[str, Ed25519PrivateKey] = {"2026": KEY}
+
+    def parse(files):
+        if b"bad" in files.values():
+            raise FormatError("`bad.key` is bad")
+        return {name: keys[data.decode()] for name, data in files.items()}
+
+    folder = tmp_path / "signing"
+    folder.mkdir()
+    (folder / "2026.key").write_text("2026")
+    desk = Desk(tmp_path / "log")
+    signers = KeyFolder(folder, parse)
+    signers.read()
+    desk.service._signers = signers
+    keys["2027"] = Ed25519PrivateKey.generate()
+    (folder / "2027.key").write_text("2027")
+    for _ in range(3):
+        desk.service._refresh(3600)
+    new = LogKey(ORIGIN, keys["2027"].public_key())
+    for key in (LOG_KEY, new):
+        assert open_checkpoint(desk.log.note, [key], ORIGIN).size == 0
+    assert f"checkpoints are signed by {LOG_KEY}, {new}" in caplog.messages
+    (folder / "bad.key").write_text("bad")
+    for _ in range(3):
+        desk.service._refresh(0)
+    assert caplog.messages[-1] == f"alarm: `{folder}`: `bad.key` is bad: the keys that signed go on"
+    assert desk.count("alarms_total") == 1
+    assert open_checkpoint(desk.log.note, [new], ORIGIN).size == 0
+    await desk.close()

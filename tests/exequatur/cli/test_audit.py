@@ -6,10 +6,12 @@ import json
 import threading
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from exequatur.cli.audit import app
-from logs import NOW, VERIFIER_KEY, make_log, open_log, records
+from exequatur.trust.note import LogKey
+from logs import NOW, ORIGIN, VERIFIER_KEY, make_log, open_log, records
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 
@@ -61,6 +63,22 @@ def test_a_checkpoint_that_was_kept_finds_a_cut(folder, tmp_path):
     shorter = make_log(tmp_path / "shorter", 200)
     text = run("verify", shorter, "--key", VERIFIER_KEY, "--known", kept, code=1)
     assert "the log has 200 entries and had 302" in text
+
+
+def test_a_folder_of_keys_says_who_is_believed(folder, tmp_path):
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "2026.vkey").write_text(VERIFIER_KEY)
+    new = LogKey(ORIGIN, Ed25519PrivateKey.generate().public_key())
+    assert "verified" in run("verify", folder, "--key", keys)
+    (keys / "2027.vkey").write_text(str(new))
+    assert "verified" in run("verify", folder, "--key", keys)
+    assert "verified" in run("verify", folder, "--key", new, "--key", VERIFIER_KEY)
+    listed = {name: {"owner": "sre@example.org"} for name in ("2026", "2027")}
+    (keys / "keys.json").write_text(json.dumps({"purpose": "checkpoint", "keys": listed, "revoked": ["2026"]}))
+    assert "the key `2026`, which is revoked" in run("verify", folder, "--key", keys, code=1)
+    (keys / "keys.json").write_text(json.dumps({"purpose": "bundle", "keys": listed}))
+    assert "for the purpose `bundle`" in run("verify", folder, "--key", keys, code=2)
 
 
 def test_a_wrong_call_is_exit_two(folder, tmp_path):
