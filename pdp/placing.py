@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from exequatur.trust.bundle import MANIFEST, Floor, VerifiedBundle
+from exequatur.trust.bundle import Floor, VerifiedBundle
 from exequatur.trust.canonical import JsonError, parse
+from exequatur.trust.hashing import MANIFEST
 from exequatur.trust.keys import BundleKeys, parse_key_set
 from pdp.activation import Order
 from pdp.bundle.build import OpaError, find_opa

@@ -46,7 +46,15 @@ from exequatur.trust.archive import (
     write_archive,
     write_tar,
 )
-from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
+from exequatur.trust.canonical import JsonError, parse, quoted
+from exequatur.trust.contents import (
+    JSON_LIMITS,
+    check_hashes,
+    check_json,
+    check_listed,
+    check_names,
+    check_raw,
+)
 from exequatur.trust.endorsing import (
     FOREVER,
     check_endorsements,
@@ -66,7 +74,7 @@ from exequatur.trust.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from exequatur.trust.hashing import HASHES, file_hash, is_structured, raw_hashes
+from exequatur.trust.hashing import MANIFEST, file_hash, raw_hashes
 from exequatur.trust.keys import BundleKeys
 from exequatur.trust.tokens import (
     SIGNATURES,
@@ -78,8 +86,6 @@ from exequatur.trust.tokens import (
     write_token,
 )
 
-MANIFEST: Final = ".manifest"
-JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
 _TYPES: Final = dict.fromkeys(("sequence", "exp", "nbf"), int) | dict.fromkeys(("tenant", "scope"), str)
 _HOLDERS: Final = {"endorsements": list, "raw": dict}
 
@@ -166,8 +172,8 @@ def _signable(files: Mapping[str, bytes]) -> dict[str, bytes]:
     files = {name: content for name, content in files.items() if name != SIGNATURES}
     if not files:
         raise FormatError("there are no files to sign")
-    _check_names(files)
-    _check_json(files)
+    check_names(files)
+    check_json(files)
     return files
 
 
@@ -211,7 +217,7 @@ def verify(
     signatures = files.pop(SIGNATURES, None)
     if signatures is None:
         raise SignatureError("the bundle is not signed: it has no `.signatures.json`")
-    _check_names(files)  # 2
+    check_names(files)  # 2
     token = read_signatures(signatures)  # 3
     key = keys.get(_kid(token), now)  # 4
     signed = key.verify(token)  # 5
@@ -222,9 +228,9 @@ def verify(
     )
     endorsers, idle = check_endorsements(key.kid, claims, keys, now)  # 9
     signers = count_owners([key, *endorsers], idle, keys)  # 10
-    listed = _check_listed(files, claims["files"])  # 11
-    _check_hashes(files, listed)  # 12
-    _check_raw(files, claims.get("raw", {}), serve=serve)
+    listed = check_listed(files, claims["files"])  # 11
+    check_hashes(files, listed)  # 12
+    check_raw(files, claims.get("raw", {}), serve=serve)
     check_gzip(data, tar)  # now that a damaged file has been named
     bundle = VerifiedBundle(
         files=files,
@@ -254,8 +260,8 @@ def unsafe_read_unsigned(data: bytes, limits: BundleLimits = LIMITS) -> Verified
     tar = unpack(data, limits)
     files = read_tar(tar, limits)
     files.pop(SIGNATURES, None)
-    _check_names(files)
-    _check_json(files)
+    check_names(files)
+    check_json(files)
     return VerifiedBundle(
         files, hashlib.sha256(tar).digest(), 0, FOREVER, None, "default", (), (), _revision(files), signed=False
     )
@@ -273,32 +279,6 @@ def check_floor(bundle: VerifiedBundle, floor: Floor | None) -> None:
         raise EquivocationError(
             f"sequence {bundle.sequence} was served with other content: somebody signed two bundles"
         )
-
-
-def _check_names(files: Mapping[str, bytes]) -> None:
-    for name in files:
-        base = name.rpartition("/")[2]
-        if base in ("data.yaml", "data.yml"):
-            raise FormatError(f"`{name}`: data must be JSON, YAML can be read in two ways")
-        if base == "patch.json":
-            raise FormatError(f"`{name}`: delta bundles are refused, OPA verifies none")
-        if name.endswith("signatures.json"):
-            raise FormatError(f"`{name}`: signatures are in `{SIGNATURES}` alone, others have slipped past OPA")
-        if name.endswith((MANIFEST, ".manifest.pb")) and name != MANIFEST:
-            raise FormatError(f"`{name}`: OPA would take it for the manifest, which is `{MANIFEST}` alone")
-
-
-def _check_json(files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        if name.endswith(".json") or name == MANIFEST:
-            _parse(name, content)
-
-
-def _parse(name: str, content: bytes) -> Json:
-    try:
-        return parse(content, JSON_LIMITS)
-    except JsonError as error:
-        raise FormatError(f"`{name}`: {error}") from None
 
 
 def _kid(token: str) -> str:
@@ -335,48 +315,6 @@ def _check_form(signed: bytes, claims: Mapping[str, Any], *, serve: bool) -> Non
         raise FormatError("the signature has no `sequence` and `exp`: sign it with `exequatur bundle sign`")
     if (serve or "endorsements" in claims) and signed != payload_of(claims):
         raise FormatError("the signed payload is not as `exequatur bundle sign` writes it: sign it with that")
-
-
-def _check_listed(files: Mapping[str, bytes], listed: list[Any]) -> dict[str, tuple[str, str]]:
-    """Hold the names against the list, both ways; gives algorithm and hash by name."""
-    seen: dict[str, tuple[str, str]] = {}
-    for item in listed:
-        if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("name", "hash", "algorithm")):
-            raise FormatError("the signed list has an entry without `name`, `hash` and `algorithm`")
-        name = item["name"]
-        if name in seen:
-            raise FormatError(f"the signed list has {quoted(name)} twice")
-        if name not in files:
-            raise SignatureError(f"{quoted(name)} is signed, and missing from the bundle")
-        seen[name] = (item["algorithm"], item["hash"])
-    if unlisted := sorted(files.keys() - seen.keys()):
-        raise SignatureError(f"`{unlisted[0]}` is in the bundle, and was not signed")
-    if not seen:
-        raise FormatError("the signed list is empty")
-    return seen
-
-
-def _check_hashes(files: Mapping[str, bytes], listed: Mapping[str, tuple[str, str]]) -> None:
-    """Hold each file against its hash, and say which one differs."""
-    for name, (algorithm, wanted) in listed.items():
-        if algorithm not in HASHES:
-            raise SignatureError(f"`{name}` is listed with {quoted(algorithm)}: only SHA-2 is taken")
-        by_value = is_structured(name)
-        if by_value:
-            _parse(name, files[name])
-        if file_hash(name, files[name], algorithm) != wanted:
-            raise SignatureError(f"`{name}` is not what was signed: its {algorithm} differs")
-        if name.endswith(".json") and not by_value:
-            _parse(name, files[name])
-
-
-def _check_raw(files: Mapping[str, bytes], raw: Mapping[str, Any], *, serve: bool) -> None:
-    """Hold what OPA hashes by value against its bytes, or anybody could make another archive of the same bundle."""
-    for name, wanted in raw_hashes(files).items():
-        if name in raw and raw[name] != wanted:
-            raise SignatureError(f"`{name}` says what was signed, and is not spelt as it was signed")
-        if serve and name not in raw:
-            raise FormatError(f"the signature has no `raw` hash of `{name}`: sign it with `exequatur bundle sign`")
 
 
 def _check_archive(data: bytes, tar: bytes, files: Mapping[str, bytes]) -> None:

@@ -18,7 +18,8 @@ HASHES: Final = {
 """OPA's names of SHA-2; the others that it takes, MD5 and SHA-1, are refused."""
 
 _text: Final = json.JSONEncoder(ensure_ascii=False).encode
-_STRUCTURED: Final = ("data.json", ".manifest")
+MANIFEST: Final = ".manifest"
+_STRUCTURED: Final = ("data.json", MANIFEST)
 
 
 def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:

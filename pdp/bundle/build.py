@@ -21,9 +21,10 @@ from typing import Final, TypeAlias
 
 from exequatur.registry import Registry, RegistryError
 from exequatur.trust.archive import LIMITS, BundleLimits, write_archive
-from exequatur.trust.bundle import MANIFEST, VerifiedBundle, unsafe_read_unsigned
+from exequatur.trust.bundle import VerifiedBundle, unsafe_read_unsigned
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
+from exequatur.trust.hashing import MANIFEST
 from exequatur.trust.tokens import SIGNATURES
 from pdp.bundle import cases
 from pdp.bundle.loader import standing

@@ -19,8 +19,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final, Protocol
 
-from exequatur.trust.bundle import MANIFEST
 from exequatur.trust.canonical import Json, JsonError, canonical, parse
+from exequatur.trust.hashing import MANIFEST
 from exequatur.trust.tokens import SIGNATURES
 from pdp.engine import manifest
 from pdp.engine.answer import AnswerError, verdict

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exequatur.trust.bundle import MANIFEST, unsafe_read_unsigned
+from exequatur.trust.bundle import unsafe_read_unsigned
+from exequatur.trust.hashing import MANIFEST
 from pdp.bundle import build, cases
 from pdp.bundle.loader import standing
 from pdp.bundle.source import read_archive_file

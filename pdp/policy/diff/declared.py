@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from exequatur.trust.bundle import MANIFEST
 from exequatur.trust.canonical import Json, parse
+from exequatur.trust.hashing import MANIFEST
 from pdp.bundle.cases import is_cases
 from pdp.engine import cedar, links, manifest, opa
 from pdp.engine.inventory import AGENTS_FILE, LIMITS_FILE, Agent, Limits
