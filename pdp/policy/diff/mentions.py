@@ -37,12 +37,8 @@ class Mentions:
                 self._loosening.append(statement)
             if not statement.permits or twofold:
                 self._tightening.append(statement)
-        self._rego = "\n".join(
-            data.decode("utf-8", "replace")
-            for files in bundles
-            for name, data in files.items()
-            if name.endswith(".rego")
-        )
+        sources = (data for files in bundles for name, data in files.items() if name.endswith(".rego"))
+        self._rego = "\n".join(data.decode("utf-8", "replace") for data in sources)
 
     def permitted(self, word: str) -> bool:
         """Whether a permit of Cedar names it."""
@@ -63,12 +59,9 @@ class Mentions:
 
     def _named(self, statements: Iterable[Statement], member: str, words: Iterable[str]) -> bool:
         otherwise = re.compile(rf"\b{re.escape(member)}\b{_NAMED}")
-        literal = {f'"{word}"' for word in words}
-        # An escape can spell any word.
+        literal = [f'"{word}"' for word in words] + ["\\"]  # an escape can spell any word
         return self._in_rego(member) or any(
-            otherwise.search(statement.text)
-            or "\\" in statement.text
-            or any(word in statement.text for word in literal)
+            otherwise.search(statement.text) or any(word in statement.text for word in literal)
             for statement in statements
         )
 

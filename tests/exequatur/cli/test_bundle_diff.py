@@ -201,7 +201,7 @@ def test_a_probe_that_had_no_time_finds_no_accepted_id_wrong():
 
 def test_names_do_not_reach_the_terminal_as_they_are():
     new(lambda draft: draft.tools["git/log"].update(environment="\x1b[2Jprod\n"))
-    assert told("--probe", "0", code=1)["changes"][0]["text"] == r"where it acts: `` → `\x1b[2Jprod\n`"  # type: ignore[index]
+    assert told("--probe", "0")["changes"][0]["text"] == r"where it acts: `` → `\x1b[2Jprod\n`"  # type: ignore[index]
 
 
 def test_what_is_no_bundle_is_named():
@@ -241,12 +241,14 @@ def test_a_bundle_for_an_opa_server_is_judged_by_one(monkeypatch):
     lay(Path("mail"), files)
     files["decision.rego"] = files["decision.rego"].replace(b"count(parts) == 2", b"count(parts) >= 2")
     files["data.json"] = files["data.json"].replace(b'"example.com"', b'"elsewhere.example", "example.com"')
+    files["NOTES"] = b"an OPA server gets each file of a bundle"
     lay(Path("mail2"), files)
     result = CliRunner().invoke(app, ["diff", "mail", "mail2", "--json"])
     assert result.exit_code == 1, result.output + result.stderr
     ids = {each["id"]: each["direction"] for each in json.loads(result.stdout)["changes"]}
     assert ids == {
         "data:mail/domains": "changed",
+        "opa:NOTES": "changed",
         "rego:exequatur.our_address": "changed",
         "case:cases/mail.yaml#and to nobody else": "wider",
         "case:cases/mail.yaml#a second address does not hide behind the first": "wider",
