@@ -106,8 +106,11 @@ class Breaker:
 class Connection:
     """The way to one server, for one asking thread at a time."""
 
-    def __init__(self, address: OpaAddress, *, timeout_s: float, told: Told = lambda _: None) -> None:
+    def __init__(
+        self, address: OpaAddress, *, timeout_s: float, told: Told = lambda _: None, shared: bool = False
+    ) -> None:
         """Ask the server at `address`, each time for at most `timeout_s` seconds; connects when first asked."""
+        self.shared: Final = shared
         self._client = _Client(address, timeout_s)
         self._timeout_s, self._told = timeout_s, told
         self._breaker = Breaker()

@@ -27,7 +27,7 @@ from typing import Final, Self
 from exequatur.trust.archive import write_archive
 from pdp import opa_launch
 from pdp.engine.answer import AnswerError
-from pdp.engine.opa import revision_in
+from pdp.engine.opa import answered_by, revisions_in
 from pdp.engine.reading import PolicyError, sentence
 from pdp.opa_address import OpaAddress
 
@@ -219,16 +219,22 @@ class OpaServers:
         (self._folder / f"{digest}.opa").unlink(missing_ok=True)
 
 
-async def check(address: OpaAddress, rule: str, revision: str) -> None:
-    """See that the server at `address` answers by the bundle of `revision`. Raises `NotReadyError`."""
+async def check(address: OpaAddress, rule: str, revision: str, *, shared: bool = False) -> None:
+    """See that the server at `address` answers by the bundle of `revision`, alone unless it is `shared`.
+
+    Raises `NotReadyError`.
+    """
     from pdp.opa import look  # noqa: PLC0415 - a third of a second, for those who use it
 
     try:
-        found = revision_in(await asyncio.to_thread(look, address, rule, timeout_s=WATCH_S))
+        body = await asyncio.to_thread(look, address, rule, timeout_s=WATCH_S)
     except AnswerError as error:
         raise NotReadyError(f"the OPA server has no answer: {error}") from None
-    if found != revision:
-        has = f"the revision `{sentence(found)}`" if found else "not one bundle with a revision"
+    if not answered_by(body, revision, shared=shared):
+        found = revisions_in(body)
+        has = (
+            f"the revision `{sentence(found[0])}`" if len(found) == 1 and found[0] else "not one bundle with a revision"
+        )
         raise NotReadyError(f"the OPA server has {has}, and not yet `{revision}`")
 
 

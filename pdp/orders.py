@@ -204,4 +204,5 @@ class Orders:
             self._settings.opa_at(place),
             timeout_s=self._settings.opa_timeout_ms / 1000,
             told=lambda down: self.metrics.opa_down.set(int(down)),
+            shared=self._settings.opa_shared,
         )

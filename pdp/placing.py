@@ -101,7 +101,8 @@ class Placing:
             return ""
         if self._settings.opa_url is not None:
             self._share(proven.bundle)
-            await check(self._settings.opa_at(""), rule, proven.bundle.revision)
+            at, revision = self._settings.opa_at(""), proven.bundle.revision
+            await check(at, rule, revision, shared=self._settings.opa_shared)
             return self._settings.opa_url
         program = await asyncio.to_thread(self._program)
         digest, files = proven.digest.hex(), proven.bundle.files

@@ -252,6 +252,11 @@ class PdpSettings(Settings):
         flat = {name: getattr(self, ours) for name, ours in _FLAT.items()}
         return (Feed(**flat, unsafe_plaintext=self.unsafe_plaintext),)
 
+    @property
+    def opa_shared(self) -> bool:
+        """Whether one OPA server holds the bundles of several tenants: each of ours has one."""
+        return self.opa_url is not None and len(self.feeds) > 1
+
     def opa_at(self, socket: str) -> OpaAddress:
         """Give the OPA server to ask: the team's, or ours on `socket`."""
         if self.opa_url is None:

@@ -4,7 +4,8 @@ Rules:
 - The server is somebody else's process. What reaches it, and for how long anyone waits, is `pdp/opa.py`'s; here is
   what is asked and what counts as an answer.
 - Each answer names the revision of the bundle that it was judged by. It must be this snapshot's, and no other bundle
-  may lie beside it: whatever the server was given meanwhile, nobody is answered by a policy that is not in force.
+  may lie beside it, unless the server is several tenants': whatever the server was given meanwhile, nobody is answered
+  by a policy that is not in force.
 - A revision is computed from the whole content of a bundle, so that two of them have the same one only when they are
   the same. One that says otherwise is refused when it is loaded.
 - Built-in errors are errors, and an error of any kind is a denial.
@@ -38,6 +39,10 @@ _DIGEST: Final = re.compile(r"(^|@)sha256:[0-9a-f]{64}$")
 class Server(Protocol):
     """An OPA server that holds a bundle."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether it holds other tenants' bundles too. They are about other things: no two have a root in common."""
+
     def ask(self, rule: str, document: Mapping[str, Json]) -> Json:
         """Ask `rule`, as `exequatur/decision`, about `document`; gives the body of OPA's answer.
 
@@ -65,7 +70,7 @@ class OpaEngine:
         return replace(found, replayable=False)
 
     def _answer(self, body: Json) -> Json:
-        if revision_in(body) != self._revision:
+        if not answered_by(body, self._revision, shared=self._server.shared):
             raise AnswerError("the OPA server judged by another bundle than the one in force")
         if not isinstance(body, dict) or "result" not in body:
             raise AnswerError("it is undefined")
@@ -112,15 +117,20 @@ def check_revision(files: Mapping[str, bytes]) -> str:
     return revision
 
 
-def revision_in(body: Json) -> str | None:
-    """Give the revision of the one bundle by which OPA answered; None if it says none, or has several."""
+def answered_by(body: Json, revision: str, *, shared: bool = False) -> bool:
+    """Say whether OPA answered by the bundle of `revision`, alone unless the server is `shared`."""
+    found = revisions_in(body)
+    return revision in found if shared else found == [revision]
+
+
+def revisions_in(body: Json) -> list[str]:
+    """Give the revisions of the bundles that OPA had when it answered; an empty one for what is none."""
     provenance = body.get("provenance") if isinstance(body, dict) else None
     bundles = provenance.get("bundles") if isinstance(provenance, dict) else None
-    if not isinstance(bundles, dict) or len(bundles) != 1:
-        return None
-    (only,) = bundles.values()
-    revision = only.get("revision") if isinstance(only, dict) else None
-    return revision if isinstance(revision, str) and revision else None
+    if not isinstance(bundles, dict):
+        return []
+    revisions = [bundle.get("revision") if isinstance(bundle, dict) else None for bundle in bundles.values()]
+    return [revision if isinstance(revision, str) else "" for revision in revisions]
 
 
 def _manifest(files: Mapping[str, bytes]) -> dict[str, Json]:

@@ -15,7 +15,7 @@ import pytest
 from exequatur.trust.canonical import Json
 from opa_servers import RULE, children, files, revision, strange_server, team_server
 from pdp.engine.answer import AnswerError
-from pdp.engine.opa import revision_in
+from pdp.engine.opa import revisions_in
 from pdp.opa import ANSWER_BYTES, PAUSE_S, SLOW, Breaker, Connection, is_up, look
 from pdp.opa_address import OpaAddress
 from pdp.opa_server import temporary
@@ -58,8 +58,8 @@ def error_of(connection, document=LOG, rule=RULE) -> str:
 
 def test_an_answer_comes_with_the_revision_of_the_bundle(address, connect):
     body = connect(address).ask(RULE, LOG)
-    assert (body["result"], revision_in(body)) == ({"allow": True}, revision())
-    assert revision_in(look(address, RULE, timeout_s=5)) == revision()
+    assert (body["result"], revisions_in(body)) == ({"allow": True}, [revision()])
+    assert revisions_in(look(address, RULE, timeout_s=5)) == [revision()]
     assert is_up(address, timeout_s=5)
 
 

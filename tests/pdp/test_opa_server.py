@@ -15,7 +15,7 @@ import pytest
 
 from opa_servers import REGO, RULE, children, files, revision, team_server
 from pdp import opa_server
-from pdp.engine.opa import revision_in
+from pdp.engine.opa import revisions_in
 from pdp.engine.reading import PolicyError
 from pdp.opa import Connection, is_up, look
 from pdp.opa_address import OpaAddress
@@ -119,7 +119,7 @@ async def test_one_that_is_killed_is_started_again(servers):
     (pid,) = children(str(socket))
     os.kill(pid, signal.SIGKILL)
     await _until(lambda: children(str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1))
-    assert revision_in(look(OpaAddress(socket), RULE, timeout_s=1)) == revision()
+    assert revisions_in(look(OpaAddress(socket), RULE, timeout_s=1)) == [revision()]
 
 
 async def test_a_signal_that_everybody_gets_does_not_end_it_before_us(servers):
@@ -128,7 +128,7 @@ async def test_a_signal_that_everybody_gets_does_not_end_it_before_us(servers):
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
         await asyncio.sleep(0.2)  # it would be gone by then
-        assert revision_in(look(OpaAddress(socket), RULE, timeout_s=1)) == revision()
+        assert revisions_in(look(OpaAddress(socket), RULE, timeout_s=1)) == [revision()]
 
 
 async def test_one_that_hangs_is_killed_and_started_again(servers, monkeypatch):
@@ -142,7 +142,10 @@ async def test_one_that_hangs_is_killed_and_started_again(servers, monkeypatch):
 
 async def test_each_bundle_has_its_own_server_until_nobody_judges_by_it(servers):
     old, new = await hold(servers, digest="1" * 64), await hold(servers, OTHER, digest="2" * 64)
-    assert [revision_in(look(OpaAddress(at), RULE, timeout_s=1)) for at in (old, new)] == [revision(), revision(OTHER)]
+    assert [revisions_in(look(OpaAddress(at), RULE, timeout_s=1)) for at in (old, new)] == [
+        [revision()],
+        [revision(OTHER)],
+    ]
     await servers.retire({"1" * 64, "2" * 64})
     await servers.retire({"2" * 64})
     assert is_up(OpaAddress(old), timeout_s=1), "a round that was begun may still ask"

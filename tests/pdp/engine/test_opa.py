@@ -21,8 +21,8 @@ FACTS = facts("git/log", {"repo_path": "/r"})
 class Says:
     """A server that answers with a body, or raises."""
 
-    def __init__(self, body: Json | Exception) -> None:
-        self.body, self.asked = body, []
+    def __init__(self, body: Json | Exception, *, shared: bool = False) -> None:
+        self.body, self.asked, self.shared = body, [], shared
 
     def ask(self, rule, document):
         self.asked.append((rule, document))
@@ -47,6 +47,15 @@ def test_an_answer_by_the_bundle_in_force_counts_and_is_not_replayable():
     assert (verdict.effect, verdict.engine, verdict.replayable) == (Effect.ALLOW, "opa", False)
     ((rule, document),) = server.asked
     assert (rule, document["tool"]["name"]) == ("exequatur/decision", "log")
+
+
+def test_a_server_of_several_tenants_has_others_bundles_beside_this_one():
+    def effect(*revisions):
+        server = Says(by(*revisions), shared=True)
+        return OpaEngine(server, "r1", "exequatur/decision").judge(FACTS).effect
+
+    assert effect("r1", "r2") is effect("r2", "r1") is effect("r1") is Effect.ALLOW
+    assert effect("r2") is effect("r2", "r3") is effect() is effect("") is Effect.DENY
 
 
 @pytest.mark.parametrize(
