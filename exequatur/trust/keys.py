@@ -134,14 +134,14 @@ class KeySet:
         """The ids of keys that are not trusted any more, whatever else is said of them."""
         return self.policy.revoked
 
-    def get(self, kid: str, now: datetime | None = None) -> PublicKey:
+    def get(self, kid: str, now: datetime) -> PublicKey:
         """Give the key `kid`, if it may sign now; raises `UnknownKeyError`, `RevokedError`, `ExpiredError`."""
         if kid in self.policy.revoked:
             raise RevokedError(f"the key {quoted(kid)} is revoked")
         if kid not in self.keys:
             raise UnknownKeyError(f"no key {quoted(kid)}: the key folder has {_list(self.keys)}")
         end = self.policy.terms[kid].not_after
-        if now is not None and end is not None and now >= end:
+        if end is not None and now >= end:
             raise ExpiredError(f"the key `{kid}` was good until {end:%Y-%m-%dT%H:%M:%SZ}: sign with another")
         return self.keys[kid]
 

@@ -42,7 +42,7 @@ FIGURE_20: Final = (346, 350)
 
 
 def holds(token: str, jwk: dict, alg: str) -> bool:
-    key = parse_key_set({f"k.{alg}.pem": jwk_pem(jwk)}).get("k")
+    key = parse_key_set({f"k.{alg}.pem": jwk_pem(jwk)}).keys["k"]
     try:
         key.verify(token)
     except SignatureError:

@@ -29,7 +29,7 @@ def test_what_one_half_signs_the_other_verifies(tmp_path, alg):
     value = json.loads(generate("--out", tmp_path, "--kid", "ops", "--alg", alg, "--json"))
     private = tmp_path / value["private"].rpartition("/")[2]
     key = SigningKey.from_pem(private.name.replace(".key", ".pem"), private.read_bytes())
-    public = read_keys(tmp_path / "public").get("ops")
+    public = read_keys(tmp_path / "public").keys["ops"]
     assert (key.kid, key.alg, public.alg) == ("ops", alg, alg)
     assert public.verify(write_token(key, b"payload")) == b"payload"
 

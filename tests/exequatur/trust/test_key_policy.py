@@ -55,7 +55,7 @@ def test_a_folder_says_whose_keys_they_are_and_how_many_must_sign():
         frozenset({"default"}),
         "",
     )
-    assert (keys.get("alice").alg, keys.get("bob").alg) == ("ES256", "ES384")
+    assert (keys.keys["alice"].alg, keys.keys["bob"].alg) == ("ES256", "ES384")
 
 
 def test_a_folder_without_a_policy_trusts_each_key_for_everything_and_one_is_enough():
@@ -118,14 +118,14 @@ def test_an_odd_policy_is_refused_and_says_where(files, words):
 def test_revoked_wins_though_the_key_is_listed_and_its_file_is_there():
     keys = parse_key_set(folder(changed(threshold=1, revoked=["bob"])))
     with pytest.raises(RevokedError, match="the key `bob` is revoked"):
-        keys.get("bob")
+        keys.get("bob", NOW)
     assert set(keys.keys) == {"alice"}
     gone = {name: data for name, data in folder(changed(threshold=1, revoked=["bob"])).items() if "bob" not in name}
     with pytest.raises(RevokedError):
-        parse_key_set(gone).get("bob")
+        parse_key_set(gone).get("bob", NOW)
     unlisted = {**USUAL, "threshold": 1, "keys": {"alice": USUAL["keys"]["alice"]}, "revoked": ["bob"]}
     with pytest.raises(RevokedError):
-        parse_key_set(folder(unlisted)).get("bob")
+        parse_key_set(folder(unlisted)).get("bob", NOW)
 
 
 def test_a_key_is_good_until_just_before_its_end():

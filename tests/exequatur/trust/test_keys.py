@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from exequatur.trust.errors import FormatError, SignatureError, UnknownKeyError
 from exequatur.trust.keys import ALGORITHMS, SigningKey, generate, load_log_key, parse_key_set
 from exequatur.trust.tokens import write_token
-from signing import bundle_keys, dev_key, jws, public_pem, rsa_pem
+from signing import NOW, bundle_keys, dev_key, jws, public_pem, rsa_pem
 
 DEV = public_pem(dev_key())
 CURVE = {alg: generate(alg) for alg in ("ES256", "ES384", "ES512")}
@@ -44,7 +44,7 @@ def as_public(pem: bytes) -> bytes:
     ],
 )
 def test_a_key_has_the_id_and_the_algorithm_of_its_file(name, pem, kid, alg):
-    key = parse_key_set({name: pem}).get(kid)
+    key = parse_key_set({name: pem}).get(kid, NOW)
     assert (key.kid, key.alg) == (kid, alg)
 
 
@@ -84,7 +84,7 @@ def test_an_empty_ring_trusts_nobody_and_is_refused():
     with pytest.raises(UnknownKeyError, match="empty"):
         parse_key_set({})
     with pytest.raises(UnknownKeyError, match="no key `dev`"):
-        parse_key_set({"other.pem": DEV}).get("dev")
+        parse_key_set({"other.pem": DEV}).get("dev", NOW)
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
@@ -92,18 +92,18 @@ def test_what_a_made_key_signs_its_public_half_verifies(alg):
     private, public = (rsa_pem("dev"), DEV) if alg[0] in "RP" else CURVE[alg]
     key = SigningKey.from_pem(f"k.{alg}.pem", private)
     ring = parse_key_set({f"k.{alg}.pem": public})
-    assert ring.get("k").verify(write_token(key, b"payload")) == b"payload"
+    assert ring.keys["k"].verify(write_token(key, b"payload")) == b"payload"
     assert key.public.verify(write_token(key, b"")) == b""
     with pytest.raises(SignatureError):
-        ring.get("k").verify(write_token(key, b"payload")[:-4] + "AAAA")
+        ring.keys["k"].verify(write_token(key, b"payload")[:-4] + "AAAA")
 
 
 @pytest.mark.parametrize(("marked", "used"), [("RS256", "PS256"), ("RS256", "RS512"), ("PS256", "RS256")])
 def test_a_good_signature_of_another_algorithm_than_the_keys_is_refused(marked, used):
     token = write_token(SigningKey.from_pem(f"k.{used}.pem", rsa_pem("dev")), b"payload")
     with pytest.raises(SignatureError):
-        parse_key_set({f"k.{marked}.pem": DEV}).get("k").verify(token)
-    assert parse_key_set({f"k.{used}.pem": DEV}).get("k").verify(token) == b"payload"
+        parse_key_set({f"k.{marked}.pem": DEV}).keys["k"].verify(token)
+    assert parse_key_set({f"k.{used}.pem": DEV}).keys["k"].verify(token) == b"payload"
 
 
 def test_a_key_for_bundles_is_made_with_3072_bits():
@@ -154,7 +154,7 @@ def test_a_key_for_checkpoints_is_ed25519_alone():
 
 @pytest.mark.parametrize("member", ["crit", "b64", "jwk", "jku", "x5c", "x5u", "zip", "kids"])
 def test_a_header_with_more_than_algorithm_and_key_is_refused(member):
-    key = bundle_keys().get("dev")
+    key = bundle_keys().keys["dev"]
     header = {"alg": "RS256", "kid": "dev", "typ": "JWT"}
     assert key.verify(jws(header, b"{}")) == b"{}"
     for value in (["exp"], False, "x", {}):

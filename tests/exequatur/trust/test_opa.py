@@ -158,6 +158,6 @@ def test_a_thousand_documents_hash_as_opa_hashes_them(tmp_path):
     files = {f"d{number}/data.json": document(chance).encode() for number in range(1000)}
     files |= {"roots/.manifest": b'{"roots": ["\\u00e9", "<&>"], "revision": "1.0"}', "raw/x.json": b'{ "a": 1.0 }'}
     token = json.loads(opa_signs(files, tmp_path, {}))["signatures"][0]
-    listed = {item["name"]: item["hash"] for item in json.loads(bundle_keys().get("dev").verify(token))["files"]}
+    listed = {item["name"]: item["hash"] for item in json.loads(bundle_keys().keys["dev"].verify(token))["files"]}
     assert listed == {name: file_hash(name, content) for name, content in files.items()}
     assert len(set(listed.values())) > 300
