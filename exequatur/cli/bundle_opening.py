@@ -20,6 +20,7 @@ from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys
 from pdp.bundle import build as building
 from pdp.bundle.cases import Results
+from pdp.bundle.contents import unverified_claims
 from pdp.bundle.source import read_archive_file, read_keys
 from pdp.engine.reading import PolicyError
 
@@ -75,10 +76,14 @@ def facts(bundle: VerifiedBundle) -> dict[str, Any]:
     }
 
 
-def trust(bundle: VerifiedBundle, keys: BundleKeys) -> dict[str, Any]:
-    """Say who signed a bundle that `keys` trust, and how many must."""
-    who = {kid: keys.policy.terms[kid].owner for kid in bundle.kids}
-    return {"threshold": keys.threshold, "signed_by": [{"kid": kid, "owner": owner} for kid, owner in who.items()]}
+def trust(data: bytes, bundle: VerifiedBundle, keys: BundleKeys) -> dict[str, Any]:
+    """Say who signed a bundle that `keys` trust, how many must, and whose endorsements count for nothing."""
+    endorsers = unverified_claims(data).get("endorsed_by", [])
+    return {
+        "threshold": keys.threshold,
+        "signed_by": [{"kid": kid, "owner": keys.policy.terms[kid].owner} for kid in bundle.kids],
+        "not_counted": [kid for kid in endorsers if kid not in bundle.kids],
+    }
 
 
 def rfc3339(time: datetime | None) -> str | None:

@@ -119,6 +119,8 @@ def _signers(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "signed by", Text("\n".join(rows), overflow="fold")
     owners = len({item["owner"] for item in value["signed_by"]})
     yield "owners", f"{owners} signed, {value['threshold']} needed"
+    if value["not_counted"]:
+        yield "not counted", Text(", ".join(value["not_counted"]), style="yellow")
 
 
 def bundle(path: str, value: Mapping[str, Any]) -> RenderableType:

@@ -43,7 +43,7 @@ def sign(
         asked = trusting or trust_one(signer.public, claims.scope)
         signed = _verified(data, asked, claims, now, "" if keys is None else f"`--keys {keys}` would not trust it: ")
         write_whole(out, data)
-    value = {"out": str(out), **facts(signed), **(trust(signed, asked) if trusting else {})}
+    value = {"out": str(out), **facts(signed), **(trust(data, signed, asked) if trusting else {})}
     if trusting is None:
         value["endorsed_by"] = [item.kid for item in given]
     emit(value, as_json=as_json, render=lambda: pictures.signed(f"signed {out}", value))

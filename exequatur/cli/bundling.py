@@ -69,7 +69,8 @@ def verify(path: Path, keys: Path, *, tenant: str, rebuild: bool, as_json: bool)
     """Verify for now, for this tenant."""
     trusted_keys = ring(keys)
     try:
-        bundle = open_bundle(archive(path), trusted_keys, now=datetime.now(UTC), tenant=tenant)
+        data = archive(path)
+        bundle = open_bundle(data, trusted_keys, now=datetime.now(UTC), tenant=tenant)
         if rebuild:
             rebuilt(bundle.files)
     except building.OpaError as error:
@@ -78,7 +79,7 @@ def verify(path: Path, keys: Path, *, tenant: str, rebuild: bool, as_json: bool)
         if as_json:
             emit({"trusted": False, "error": str(error)}, as_json=True, render=lambda: None)
         fail(f"`{path}`: {error}", Exit.NO)
-    value = {"trusted": True, "files": len(bundle.files), **facts(bundle), **trust(bundle, trusted_keys)}
+    value = {"trusted": True, "files": len(bundle.files), **facts(bundle), **trust(data, bundle, trusted_keys)}
     title = f"{path} is trusted"
     emit(value, as_json=as_json, render=lambda: pictures.signed(title, value))
 
@@ -90,7 +91,7 @@ def inspect(path: Path, keys: Path | None, *, tenant: str, as_json: bool) -> Non
         data = archive(path)
         if trusted_keys is not None:
             bundle = open_bundle(data, trusted_keys, now=datetime.now(UTC), tenant=tenant)
-            about = {**facts(bundle), **trust(bundle, trusted_keys)}
+            about = {**facts(bundle), **trust(data, bundle, trusted_keys)}
         else:
             bundle = unsafe_read_unsigned(data)
             about = {"digest": bundle.digest.hex(), "revision": bundle.revision, **_said_of(data)}

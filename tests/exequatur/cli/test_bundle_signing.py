@@ -109,6 +109,15 @@ def test_what_the_key_set_would_not_trust_yet_is_not_written():
     assert "1 of the 2 owners" in said("verify", "signed.tar.gz", "--keys", "keys")
 
 
+def test_an_endorsement_that_counts_for_nothing_is_shown_as_one():
+    for kid in ("alice", "mallory"):
+        endorse(kid, "--sequence", "7", "--expires", "2090-01-01T00:00:00Z")
+    call(*sign("--endorsement", "alice.endorsement", "--endorsement", "mallory.endorsement", "--keys", "keys"))
+    value = json.loads(call("verify", "signed.tar.gz", "--keys", "keys", "--json").stdout)
+    assert (value["kids"], value["not_counted"]) == (["ci", "alice"], ["mallory"])
+    assert "not counted" in call("inspect", "signed.tar.gz", "--keys", "keys").stdout
+
+
 def test_one_person_with_two_keys_is_one_person():
     trust(keys={kid: {"owner": "ci@example.org" if kid == "alice" else f"{kid}@example.org"} for kid in PEOPLE[:3]})
     endorse("alice")
