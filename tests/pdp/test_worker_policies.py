@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -108,13 +109,52 @@ async def test_each_policy_is_on_record_before_its_first_decision(tmp_path):
         assert first["time"] == "2026-01-05T10:00:00.000000Z"
 
 
-async def test_a_policy_is_on_record_at_once_though_nobody_asks(tmp_path):
+async def test_a_policy_is_on_record_at_once_though_nobody_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr("pdp.worker.SWEEP_S", 60)
     async with desk(tmp_path) as parts:
         async with asyncio.timeout(5):
             await parts.spool.wait_for(1)
             parts.conveyor.put("default", Standing(snapshot(sequence=8, digest=b"\2" * 32)))
             await parts.spool.wait_for(2)
         assert [record["sequence"] for record in parts.records("bundle")] == [7, 8]
+
+
+class Meddling:
+    """A spool in whose middle, while one policy is put on record, another one comes."""
+
+    def __init__(self, spool):
+        self.spool, self.meanwhile = spool, {}
+
+    def append_many(self, records):
+        for record in records:
+            self.meanwhile.pop(record.get("sequence") if record["kind"] == "bundle" else None, bool)()
+        return self.spool.append_many(records)
+
+
+async def test_a_policy_that_comes_while_another_is_put_on_record_waits_for_its_own(tmp_path):
+    journals, begun, go_on = [], threading.Event(), threading.Event()
+
+    def journal(spool):
+        journals.append(Meddling(spool))
+        return journals[0]
+
+    def slow(_):
+        begun.set()
+        go_on.wait(5)
+        return PERMIT
+
+    newer = [Standing(snapshot(sequence=number, digest=bytes([number]) * 32)) for number in (8, 9)]
+    async with desk(tmp_path, snapshot(slow), journal=journal) as parts:
+        await parts.open()
+        journals[0].meanwhile[8] = lambda: parts.conveyor.put("default", newer[1])
+        first = asyncio.create_task(parts.ask(action()))
+        await asyncio.to_thread(begun.wait, 5)
+        second = asyncio.create_task(parts.ask(action()))
+        await asyncio.sleep(0)  # it waits before the new policy does
+        parts.conveyor.put("default", newer[0])
+        go_on.set()
+        assert [(await task)[0].decision.bundle_sequence for task in (first, second)] == [7, 8]
+        assert (await parts.ask(action()))[0].decision.bundle_sequence == 9
 
 
 class NoBundles:
