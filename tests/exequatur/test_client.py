@@ -22,14 +22,16 @@ from exequatur.client import (
     ReasonKind,
     Tls,
 )
+from exequatur.served import PolicyState, TrialMode
 from exequatur.transport import Code, Peer, Refusal, Server
 from exequatur.trust.canonical import JsonError
-from exequatur.v1 import audit_pb2, decision_pb2, session_pb2
+from exequatur.v1 import audit_pb2, bundle_pb2, decision_pb2, session_pb2
 from pki import Authority
 
 DECISION = "/exequatur.v1.DecisionService/"
 SESSION = "/exequatur.v1.SessionService/"
 AUDIT = "/exequatur.v1.AuditService/"
+BUNDLE = "/exequatur.v1.BundleService/"
 SERVICES = (decision_pb2.DESCRIPTOR.services_by_name["DecisionService"],)
 
 
@@ -53,6 +55,7 @@ def server(service: Service) -> Server:
     names = [DECISION + n for n in ("Authorize", "AuthorizeBatch", "Settle")]
     names += [SESSION + n for n in ("OpenSession", "GetSession", "CloseSession")]
     names += [AUDIT + n for n in ("Append", "GetCheckpoint")]
+    names += [BUNDLE + n for n in ("GetStatus", "Refresh")]
     return Server(dict.fromkeys(names, service), SERVICES)
 
 
@@ -274,3 +277,31 @@ def test_three_lines_to_authorize_without_an_event_loop(served, service):
         assert client.get_session().session.id == "s"
         assert client.close_session("s").id == "s"
         assert client.open_session("coder", "spiffe://x", lifetime=dt.timedelta(seconds=1)).id == "s"
+
+
+async def test_what_is_served_is_told_as_values(client, service):
+    tenant = bundle_pb2.TenantStatus(
+        tenant="acme",
+        state=bundle_pb2.POLICY_STATE_SERVING,
+        serving=bundle_pb2.ServedBundle(digest=b"\1" * 32, sequence=7, kids=["alice"]),
+        workers=[bundle_pb2.WorkerStatus(name="worker 0", digest=b"\1" * 32), bundle_pb2.WorkerStatus(name="worker 1")],
+        candidate=bundle_pb2.CandidateStatus(mode=99),
+    )
+    service.answers = [bundle_pb2.GetStatusResponse(status=bundle_pb2.BundleStatus(tenants=[tenant]))]
+    found = await client.bundle_status(tenant="acme")
+    assert bundle_pb2.GetStatusRequest.FromString(service.messages[-1]).tenant == "acme"
+    (one,) = found.tenants
+    assert (one.serving.sequence, one.serving.kids, one.serving.expires_at) == (7, ("alice",), None)
+    assert (one.refused, one.keys, found.at) == (None, None, None)
+    assert one.candidate.mode is TrialMode.UNSPECIFIED
+    assert one.behind == ("worker 1",)
+    assert found.serving
+    for state in (0, 2, 3, 4, 5, 99):
+        tenant.state = state
+        status = bundle_pb2.BundleStatus(tenants=[tenant])
+        service.answers = [bundle_pb2.RefreshResponse(status=status)]
+        found = await client.refresh_bundles()
+        assert not found.serving, state
+    assert found.tenants[0].state is PolicyState.UNSPECIFIED  # a state that is not known here is not taken for good
+    service.answers = [bundle_pb2.GetStatusResponse()]
+    assert not (await client.bundle_status()).serving  # no tenant is not every tenant
