@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from exequatur.trust.archive import write_archive
 from opa_servers import REGO, RULE, children, files, revision, team_server
 from pdp import opa_server
-from pdp.engine.opa import revisions_in
+from pdp.engine.opa import revision_of, revisions_in
 from pdp.engine.reading import PolicyError
 from pdp.opa import Connection, is_up, look
 from pdp.opa_address import OpaAddress
@@ -180,3 +182,24 @@ async def test_a_server_with_another_bundle_is_not_ready(tmp_path):
 
 async def _until(condition) -> None:
     await asyncio.to_thread(until, condition)
+
+
+async def test_a_teams_server_of_several_tenants_answers_each_by_its_own_bundle(tmp_path):
+    def bundle(tenant):
+        found = {"decision.rego": REGO.replace("package exequatur", f"package {tenant}").encode()}
+        about = {"roots": [tenant], "rego_version": 1}
+        found[".manifest"] = json.dumps(about).encode()
+        found[".manifest"] = json.dumps({**about, "revision": revision_of(found)}).encode()
+        return found
+
+    acme, zoo = bundle("acme"), bundle("zoo")
+    (tmp_path / "zoo.tar.gz").write_bytes(write_archive(zoo))
+    with team_server(tmp_path, acme, str(tmp_path / "zoo.tar.gz")) as url:
+        address = OpaAddress(url=url)
+        await _until(lambda: is_up(address, timeout_s=1))
+        for tenant, files in (("acme", acme), ("zoo", zoo)):
+            await check(address, f"{tenant}/decision", revision_of(files), shared=True)
+            with pytest.raises(NotReadyError, match="not one bundle"):
+                await check(address, f"{tenant}/decision", revision_of(files))
+        with pytest.raises(NotReadyError):
+            await check(address, "acme/decision", "another", shared=True)
