@@ -105,7 +105,12 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(["sequence", "exp", "nbf", "tenant", "scope", "keyid", "files", "name", "hash"]), JSON)
+@given(
+    st.sampled_from(
+        ["sequence", "exp", "nbf", "tenant", "scope", "keyid", "files", "raw", "endorsements", "name", "hash"]
+    ),
+    JSON,
+)
 @settings(deadline=None, max_examples=200)
 def test_any_claim_with_a_good_signature_verifies_or_raises_a_trust_error(name, value):
     if name in ("name", "hash"):
