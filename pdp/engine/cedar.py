@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -94,24 +94,35 @@ class CedarEngine:
         self._slices = slices
 
     @classmethod
-    def load(cls, files: Mapping[str, bytes], registry: Registry, agents: Agents) -> CedarEngine:
+    def load(
+        cls,
+        files: Mapping[str, bytes],
+        registry: Registry,
+        agents: Agents,
+        *,
+        validated: bool = False,
+        pause: Callable[[], None] = lambda: None,
+    ) -> CedarEngine:
         """Make the engine of a bundle's `*.cedar` files and `links.json`; `files` may hold others.
 
-        Raises `PolicyError` with file and line: for what does not parse, is not valid against the generated schema in
-        strict mode, or has an annotation that is not known; and where the bundle's schema is not the generated one.
+        `validated` says that these very files were found valid before: what is not valid could only fail, and deny.
+        `pause` is called now and then. Raises `PolicyError` with file and line: for what does not parse, is not valid
+        against the generated schema in strict mode, or has an annotation that is not known; and where the bundle's
+        schema is not the generated one.
         """
         text = cedar_schema(registry, agents)
         if SCHEMA_FILE in files and files[SCHEMA_FILE] != text.encode("utf-8"):
             raise PolicyError(f"`{SCHEMA_FILE}`: not what `tools.json` and `agents.json` give: build the bundle again")
         try:
-            schema = cedarpy.Schema.from_str(text)
+            schema = cedarpy.Schema.from_str(text, release_gil=True)
         except ValueError as error:
             raise PolicyError(f"`{SCHEMA_FILE}`: {sentence(str(error))}") from None
-        statements = read_statements(files)
+        statements = read_statements(files, pause=pause)
         if not any(statement.permits for statement in statements):
             raise PolicyError("no Cedar policy permits anything: add a permit, or take the engine `cedar` out")
         _check_names(files, statements, registry, agents)
-        _validate(files, statements, schema)
+        if not validated:
+            _validate(files, statements, schema)
         for name in agents:
             _entities(agents[name], schema, AGENT)
         slices = Slices(statements)
@@ -252,7 +263,7 @@ def _named(constraint: pst.PrincipalOrResourceConstraint) -> pst.EntityUid | Non
 
 def _validate(files: Mapping[str, bytes], statements: Sequence[Statement], schema: cedarpy.Schema) -> None:
     """Raise `PolicyError` for the first policy that is not valid, in the order of the files."""
-    result = cedarpy.validate_policies(joined(statements), schema)
+    result = cedarpy.validate_policies(joined(statements), schema, release_gil=True)
     if result.validation_passed and not result.errors:
         return
     faults = sorted((_position(error.policy_id), error.error) for error in result.errors)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -146,15 +145,23 @@ def _split(file: str, text: str) -> Iterator[Tokens]:
 
 
 def _check_size(where: str, tokens: Tokens, limits: SourceLimits) -> None:
-    kinds = Counter(token.lastgroup for token in tokens)
-    depth = deepest = 0
+    depth = deepest = operators = conditionals = 0
     for token in tokens:
-        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
-        deepest = max(deepest, depth)
+        kind = token.lastgroup
+        if kind == "open":
+            depth += 1
+            operators += 1
+            deepest = max(deepest, depth)
+        elif kind == "close":
+            depth -= 1
+        elif kind == "operator":
+            operators += 1
+        elif kind == "word":
+            conditionals += token[0] == "if"
     within = (
         deepest <= limits.nesting
-        and sum(token[0] == "if" for token in tokens) <= limits.conditionals
-        and kinds["operator"] + kinds["open"] <= limits.operators
+        and conditionals <= limits.conditionals
+        and operators <= limits.operators
         and tokens[-1].end() - tokens[0].start() <= limits.statement_chars
     )
     if not within:

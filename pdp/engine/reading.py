@@ -42,6 +42,8 @@ def is_owasp(text: object) -> bool:
 
 def sentence(text: str) -> str:
     """Make a policy's words fit for a record and a terminal: printable, and at most 500 characters."""
+    if len(text) <= _SENTENCE and text.isprintable():
+        return text
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_SENTENCE])
     return printable if len(printable) <= _SENTENCE else printable[: _SENTENCE - 1] + "…"
 

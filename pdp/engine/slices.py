@@ -30,6 +30,9 @@ TOGETHER: Final = 500
 """Up to how many statements that apply to all are parsed again with those of one agent: it takes 50 us each, once.
 Where there are more, the two are asked one after the other, which takes 40 us more each time."""
 
+_AT_ONCE: Final = 20
+"""Up to how many statements are parsed without letting other threads run: 50 us each, and 5 ms to get the turn back."""
+
 _Name: TypeAlias = tuple[str, str | None] | None
 """An entity by type and id, all of a type, or whatever there is."""
 
@@ -130,7 +133,9 @@ class Slices:
 
     def _parse(self, numbers: tuple[int, ...]) -> Policies:
         statements = tuple(self._statements[number] for number in numbers)
-        return Policies(statements, numbers, cedarpy.PolicySet.from_str(joined(statements)))
+        # What takes a millisecond or more is done beside other threads; what takes less, at once.
+        parsed = cedarpy.PolicySet.from_str(joined(statements), release_gil=len(numbers) > _AT_ONCE)
+        return Policies(statements, numbers, parsed)
 
     def _more(self, general: Policies, numbers: tuple[int, ...]) -> tuple[Policies, ...]:
         """Give the sets for all of `numbers`, of which `general` has some."""

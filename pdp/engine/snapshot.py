@@ -7,7 +7,7 @@ error, since whoever wrote it believes that it holds; judging raises nothing, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
@@ -64,12 +64,20 @@ class Snapshot:
 
     @classmethod
     def load(
-        cls, bundle: VerifiedBundle, *, wasm_module: bytes | None = None, server: opa.Server | None = None
+        cls,
+        bundle: VerifiedBundle,
+        *,
+        wasm_module: bytes | None = None,
+        server: opa.Server | None = None,
+        proved: bool = False,
+        pause: Callable[[], None] = lambda: None,
     ) -> Snapshot:
         """Compile a bundle.
 
         `wasm_module` is what `rego.compile_module` made of its `policy.wasm` on this machine; `server` holds the
-        bundle, where its settings list the engine `opa`. Raises `PolicyError`, with file and line where there is one.
+        bundle, where its settings list the engine `opa`; `proved` says that these very files have been loaded and tried
+        before, so that Cedar need not check their types again; `pause` is called now and then while many policies are
+        read. Raises `PolicyError`, with file and line where there is one.
         """
         files = bundle.files
         settings = Manifest.parse(_file(files, manifest.FILE))
@@ -94,7 +102,7 @@ class Snapshot:
             engines=tuple(
                 (spec, _opa(spec, files, server))
                 if spec.engine == opa.ENGINE
-                else (spec, _load(spec, files, registry, agents, wasm_module))
+                else (spec, _load(spec, files, registry, agents, wasm_module, proved=proved, pause=pause))
                 for spec in settings.engines
             ),
             kids=bundle.kids,
@@ -121,10 +129,17 @@ def _ask(spec: EngineSpec, engine: Engine, facts: Facts) -> Verdict:
 
 
 def _load(
-    spec: EngineSpec, files: Mapping[str, bytes], registry: Registry, agents: Agents, wasm_module: bytes | None
+    spec: EngineSpec,
+    files: Mapping[str, bytes],
+    registry: Registry,
+    agents: Agents,
+    wasm_module: bytes | None,
+    *,
+    proved: bool,
+    pause: Callable[[], None],
 ) -> Engine:
     if spec.engine == cedar.ENGINE:
-        return cedar.CedarEngine.load(files, registry, agents)
+        return cedar.CedarEngine.load(files, registry, agents, validated=proved, pause=pause)
     sources = {name: text for name, text in files.items() if name.endswith(".rego")}
     return rego.RegoEngine.load(
         _file(files, rego.FILE), _data(files), spec.entrypoint, wasm_module, role=spec.role, sources=sources

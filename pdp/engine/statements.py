@@ -1,7 +1,8 @@
 """Cedar policies as statements: each with its file and line, its id and what its annotations say.
 
 Rules:
-- Each statement parses as exactly one policy; `pdp/engine/cedar_text.py` says where it begins and ends.
+- Each statement parses as exactly one policy; `pdp/engine/cedar_text.py` says where it begins and ends. Many are parsed
+  together, while other threads go on; where that fails, each is parsed by itself, and the first that is to blame named.
 - An annotation that is not known, or a value that is not, is an error: what `@effect("wran")` meant is not ours to say.
 - A template is no statement; each of its links is one, with the link's entities written where the slots were.
 - A template without a link is an error: whoever wrote it believes that it holds.
@@ -11,10 +12,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final
 
 import cedarpy
@@ -25,6 +26,7 @@ from pdp.engine.cedar_text import Source, SourceLimits, sources
 from pdp.engine.links import FILE, Link, link_error, literal, read_links
 from pdp.engine.reading import Fields, PolicyError, is_name, is_owasp, is_policy_id, sentence
 from pdp.engine.schema import GROUPS
+from pdp.engine.scopes import Heads
 from pdp.model import Effect, Obligation
 
 
@@ -56,6 +58,9 @@ class Statement:
 ALL: Final = "*"
 """In `Statement.reads`: every part, or every member of a part."""
 
+TOGETHER: Final = 50
+"""How many statements are parsed by one call, and read between two pauses: 5 ms of work."""
+
 _LIMITS: Final = SourceLimits()
 _KNOWN: Final = frozenset({"id", "reason", "effect", "approvers", "obligation", "owasp"})
 _SOFT: Final = {"warn": Effect.WARN, "require_approval": Effect.REQUIRE_APPROVAL}
@@ -65,15 +70,18 @@ _SLOTS: Final[Mapping[str, pst.SlotName]] = {"principal": "principal", "resource
 _PLAIN_TEXT: Final = re.compile(r'"[^"\\]*"')
 
 
-def read_statements(files: Mapping[str, bytes], limits: SourceLimits = _LIMITS) -> tuple[Statement, ...]:
-    """Read all `*.cedar` files of a bundle, in the order of their names.
+def read_statements(
+    files: Mapping[str, bytes], limits: SourceLimits = _LIMITS, *, pause: Callable[[], None] = lambda: None
+) -> tuple[Statement, ...]:
+    """Read all `*.cedar` files of a bundle, in the order of their names; `pause` is called now and then.
 
     Raises `PolicyError` with file and line.
     """
     found: dict[str, Statement] = {}
     templates: dict[str, tuple[Source, Statement]] = {}
-    for source in sources(files, limits):
-        statement, is_template = _read(source)
+    heads = Heads()
+    for source, is_parsed in _parsed(sources(files, limits), pause):
+        statement, is_template = _read(source, heads, is_parsed=is_parsed)
         known = found.get(statement.id) or templates.get(statement.id, (None, None))[1]
         if known is not None:
             raise PolicyError(f"{source.where}: the id `{statement.id}` is already that of the policy at {known.where}")
@@ -81,8 +89,20 @@ def read_statements(files: Mapping[str, bytes], limits: SourceLimits = _LIMITS) 
             templates[statement.id] = (source, statement)
         else:
             found[statement.id] = statement
-    _link(files, templates, found, limits)
+    _link(files, templates, found, limits, heads)
     return tuple(found.values())
+
+
+def _parsed(listed: Iterator[Source], pause: Callable[[], None]) -> Iterator[tuple[Source, bool]]:
+    """Give each source, and whether it is known to parse as exactly one policy."""
+    while together := list(islice(listed, TOGETHER)):
+        try:
+            parsed = cedarpy.PolicySet.from_str("\n".join(source.text for source in together), release_gil=True)
+            is_parsed = len(parsed) + len(parsed.templates()) == len(together)
+        except ValueError:
+            is_parsed = False
+        yield from ((source, is_parsed) for source in together)
+        pause()
 
 
 def _link(
@@ -90,6 +110,7 @@ def _link(
     templates: Mapping[str, tuple[Source, Statement]],
     found: dict[str, Statement],
     limits: SourceLimits,
+    heads: Heads,
 ) -> None:
     """Add the policies that links make of templates to `found`."""
     linked: set[str] = set()
@@ -107,7 +128,7 @@ def _link(
         if len(found) >= limits.statements:
             raise error(link.pointer, f"must not be there: there are {limits.statements} policies before it")
         try:
-            found[link.id] = _linked(source, link, limits)
+            found[link.id] = _linked(source, link, limits, heads)
         except PolicyError as fault:
             raise error(link.pointer, f"makes a policy that is not valid: {fault}") from None
         linked.add(link.template)
@@ -122,42 +143,46 @@ def _is_open(constraint: pst.PrincipalOrResourceConstraint) -> bool:
     return isinstance(getattr(constraint, "entity", None), pst.Slot)
 
 
-def _linked(source: Source, link: Link, limits: SourceLimits) -> Statement:
+def _linked(source: Source, link: Link, limits: SourceLimits, heads: Heads) -> Statement:
     """Write a link's entities where the template's slots are, and read the policy that this makes."""
     text, at, start = "", 0, source.tokens[0].start()
     for mark, slot in pairwise(source.head):
         if mark[0] == "?":
             text += source.text[at : mark.start() - start] + literal(link.values[_SLOTS[slot[0]]])
             at = slot.end() - start
-    return _read(source.rewritten(text + source.text[at:], limits), link)[0]
+    return _read(source.rewritten(text + source.text[at:], limits), heads, link)[0]
 
 
-def _read(source: Source, link: Link | None = None) -> tuple[Statement, bool]:
+def _read(source: Source, heads: Heads, link: Link | None = None, *, is_parsed: bool = False) -> tuple[Statement, bool]:
     """Read one statement, and say whether it is a template. `link` is the one that made it of a template."""
     where = source.where
     words, head = [token[0] for token in source.tokens], source.head
     _check_groups(where, words)
     try:
-        parsed = cedarpy.PolicySet.from_str(source.text)
-        scope = cedarpy.policies_to_pst(f"{source.up_to(head[-1])};")
+        if not is_parsed:
+            _check_one(cedarpy.PolicySet.from_str(source.text))
+        scope, is_template = heads.read(source, head)
     except ValueError as error:
         raise PolicyError(f"{where}: {sentence(str(error))}") from None
-    found = [*scope.static_policies.values(), *scope.templates.values()]
-    # Both counts: the splitter and Cedar must agree on where a policy ends.
-    if len(parsed) + len(parsed.templates()) != 1 or len(found) != 1:
-        raise PolicyError(f"{where}: exactly one policy is needed here")
-    notes = dict(found[0].annotations)
-    is_template = bool(scope.templates)
+    notes = dict(scope.annotations)
     if is_template and "id" not in notes:
         raise PolicyError(f"{where}: a template needs an `@id`, by which its links name it")
     if link is not None:
         notes |= {**link.annotations, "id": link.id}
-    statement = _annotated(source, notes, found[0], _reads(words[len(head) :]))
+    statement = _annotated(source, notes, scope, _reads(words[len(head) :]))
     return (statement if link is None else replace(statement, link=link.pointer)), is_template
+
+
+def _check_one(parsed: cedarpy.PolicySet) -> None:
+    """Hold that the splitter and Cedar agree on where a policy ends."""
+    if len(parsed) + len(parsed.templates()) != 1:
+        raise ValueError("exactly one policy is needed here")
 
 
 def _check_groups(where: str, words: Sequence[str]) -> None:
     """Refuse a group that is compared: no action *equals* it, so what is asked never holds."""
+    if "Action" not in words:
+        return
     opened: list[int] = []
     for at, word in enumerate(words):
         if word == "[":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 import subprocess
 import sys
@@ -219,3 +220,16 @@ def test_a_module_of_another_machine_is_refused(tmp_path):
 
 def test_a_tenant_of_its_own_runs_the_same_cases():
     assert prove(publish(tenant="acme"), keys(), now=NOW, tenant="acme").cases == make().results.total
+
+
+def test_who_loads_lets_others_have_their_turn_and_puts_all_back(tmp_path, monkeypatch):
+    turns: list[float] = []
+    monkeypatch.setattr(loader, "_pause", lambda: turns.append(sys.getswitchinterval()))
+    usual = sys.getswitchinterval()
+    kept = keep(prove(publish(), keys(), now=NOW), tmp_path)
+    load(kept.bundle, keys(), now=NOW)
+    assert turns
+    assert max(turns) < usual / 10
+    with pytest.raises(BundleRejected):
+        load(tmp_path / "nothing", keys(), now=NOW)
+    assert (sys.getswitchinterval(), gc.isenabled()) == (usual, True)

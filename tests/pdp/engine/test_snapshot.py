@@ -238,3 +238,14 @@ def test_names_that_differ_by_their_letters_alone_are_refused():
     files = {"exequatur.json": manifest(("cedar", "decide")), "a.cedar": b"permit (principal, action, resource);"}
     with pytest.raises(PolicyError, match=r"`b\.txt`: it differs from `B\.txt` by large and small letters alone"):
         Snapshot.load(bundle({**files, "B.txt": b"", "b.txt": b""}))
+
+
+def test_what_was_proved_is_not_validated_again_and_still_denies_what_is_not_valid():
+    files = {
+        "exequatur.json": manifest(("cedar", "decide")),
+        "a.cedar": b"permit (principal, action, resource) when { context.input.nothing == 1 };",
+    }
+    with pytest.raises(PolicyError, match="nothing"):
+        Snapshot.load(bundle(files))
+    verdict = Snapshot.load(bundle(files), proved=True).judge(call())
+    assert (verdict.effect, verdict.reasons[0].kind) == (Effect.DENY, ReasonKind.ERROR)
