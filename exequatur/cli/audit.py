@@ -140,7 +140,7 @@ def _why(record: dict[str, Any]) -> str:
     reasons = [reason for reason in record.get("reasons") or [] if isinstance(reason, dict)]
     parts = [": ".join(filter(None, (str(r.get("policy", "")), str(r.get("text", ""))))) for r in reasons]
     parts += [str(error) for error in record.get("errors") or []]
-    parts += [str(record[name]) for name in ("event", "outcome", "why", "text") if record.get(name)]
+    parts += [str(record[name]) for name in ("event", "outcome", "why", "text", "reason") if record.get(name)]
     if record.get("charged_microusd"):
         parts.append(f"{record['charged_microusd']} micro-USD")
     return " · ".join(part for part in parts if part)
