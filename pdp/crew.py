@@ -48,6 +48,8 @@ class Hears:
     """A candidate that halted by itself: its tenant, its digest in hex, and why."""
     alarm: Callable[[str], None]
     """What somebody should look into."""
+    distrusted: Callable[[str], None]
+    """Why no policy may be trusted any more, whoever's."""
     refresh: Callable[[str], Awaitable[Mapping[str, Any]]]
     """A wish to look for newer bundles of a tenant now, or of all; gives the status afterwards."""
 
@@ -173,11 +175,7 @@ class Crew:
         key = order.tenant, order.role
         activation = self._activations[key]
         self._do(activation.begin(order, [worker.number for worker in self.workers if worker.is_alive]))
-        try:
-            await self._leave(key, Stage.PREPARING, PREPARE_S)
-        finally:
-            if activation.stage is Stage.PREPARING:  # we are told to end
-                self._do(activation.late())
+        await self._leave(key, Stage.PREPARING, PREPARE_S)
         if activation.fault:
             raise Refused(activation.fault)
         await self._leave(key, Stage.COMMITTING, COMMIT_S)
@@ -233,6 +231,8 @@ class Crew:
                 asking.add_done_callback(self._asking.discard)
             case {"alarm": str(text)}:
                 self._hears.alarm(text)
+            case {"distrusted": str(reason)}:
+                self._hears.distrusted(reason)
             case _:
                 log.warning("%s said what is not known", worker.name)
 

@@ -88,6 +88,10 @@ class Orders:
         """Say what somebody should look into."""
         self._tell({"alarm": text})
 
+    def distrusted(self, reason: str) -> None:
+        """Say why no policy may be trusted any more, by any worker."""
+        self._tell({"distrusted": reason})
+
     async def refresh(self, tenant: str = "") -> Mapping[str, Any]:
         """Have the supervisor look for newer bundles of `tenant`, or of all, now; gives the status afterwards."""
         number = next(self._numbers)

@@ -50,6 +50,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
 
         def older(text: str) -> None:
             conveyor.distrust(OLDER)
+            orders.distrusted(OLDER)
             orders.alarm(f"{OLDER}: {text}")
 
         first_record = spools[0].last + 1

@@ -66,7 +66,7 @@ class Supervisor:
         self._file = StatusFile(settings.state)
         start = {"settings": settings.model_dump(mode="json"), "address": address}
         environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(folder)}
-        hears = Hears(gone, self._halted, self._alarms, self._refresh)
+        hears = Hears(gone, self._halted, self._alarms, self._distrusted, self._refresh)
         self._crew = Crew(settings.workers, start, environ, ready, hears)
         placing = Placing(settings, self._servers)
         self._shared = Shared(store, self._crew, placing, metrics, self._alarms)
@@ -90,10 +90,8 @@ class Supervisor:
             finally:
                 self._ready.drain()
                 grace_s = STEPS * self._settings.drain_grace_s
-                for task in watching:
-                    task.cancel()
                 await asyncio.gather(*(worker.stop(grace_s) for worker in self._crew.workers))
-                for task in (*workers, stopped):
+                for task in (*workers, *watching, stopped):
                     task.cancel()
                 await asyncio.gather(*workers, *watching, stopped, return_exceptions=True)
 
@@ -133,17 +131,24 @@ class Supervisor:
                 said = ""
             except (OSError, StoreError) as error:
                 if str(error) != said:
-                    log.error("what is not needed cannot be cleared away: %s", error)  # noqa: TRY400
+                    log.error("the state folder cannot be kept in order: %s", error)  # noqa: TRY400
                 said = str(error)
             await asyncio.sleep(KEEP_S)
 
     async def _refresh(self, tenant: str) -> Mapping[str, Any]:
-        """Look for newer bundles of a tenant, or of all, and say how things stand then."""
+        """Look for newer bundles of a tenant, or of all, and say how things stand then, as far as that is known."""
         watches = [watch for name, watch in self._watches.items() if tenant in ("", name)]
         await asyncio.gather(*(watch.refresh() for watch in watches))
-        found = self.status()
+        try:
+            found = self.status()
+        except StoreError:
+            return {}
         self._file.write(found, at_once=True)
         return found
+
+    def _distrusted(self, reason: str) -> None:
+        for watch in self._watches.values():
+            watch.distrust(reason)
 
     def _halted(self, tenant: str, digest: str, reason: str) -> None:
         if tenant in self._watches:

@@ -67,6 +67,7 @@ class Watch:
         """What is in force."""
         self.withdrawn = ""
         """Why it is not trusted any more."""
+        self._lost = ""
         self._shared, self._keys = shared, keys
         self._slot = Slot(feed, ACTIVE, source, shared)
         self._confirmed = confirmed_at
@@ -116,6 +117,11 @@ class Watch:
         if self.candidate is not None:
             self.candidate.halt(digest, reason)
 
+    def distrust(self, reason: str) -> None:
+        """Trust nothing any more, whatever is found, until we are started again."""
+        self._lost = self._lost or reason
+        self._withdraw(reason)
+
     async def _refresh(self) -> None:
         await self._slot.source.refresh()
         if self.candidate is not None:
@@ -150,6 +156,8 @@ class Watch:
                 if seen.changed:
                     log.info("the keys of `%s` have changed", self.tenant)
                     await self._judge_again(seen.keys)
+                    if self.candidate is not None:
+                        self.candidate.due = True
                     self._woken.set()
             except Exception:
                 log.exception("the keys of `%s` could not be looked at", self.tenant)
@@ -173,6 +181,7 @@ class Watch:
             self._withdraw(reason)
 
     def _withdraw(self, reason: str) -> None:
+        reason = self._lost or reason
         if reason == self.withdrawn:
             return
         self.withdrawn = reason
@@ -181,6 +190,7 @@ class Watch:
         else:
             log.info("the policy of `%s` is trusted again", self.tenant)
         self._stand()
+        self._shared.metrics.stands(self.tenant, self.state(datetime.now(UTC)))
 
     async def _guarded(self) -> None:
         """Take one turn; what fails in it is this tenant's trouble, and not the others'."""
@@ -210,7 +220,6 @@ class Watch:
             await self._bring_kept(trusted, now, floor)
         if self.candidate is not None and not self._fault:
             await self.candidate.turn(trusted, floor, self.held)
-        self._shared.metrics.stands(self.tenant, self.state(datetime.now(UTC)))
 
     async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
         held = await self._slot.bring(found, trusted, now, floor)
@@ -314,6 +323,7 @@ class Watch:
         """Say what is served, and why. Raises `StoreError`."""
         now, held, slot = datetime.now(UTC), self.held, self._slot
         state, floor = self.state(now), self._shared.store.floor(self.tenant)
+        self._shared.metrics.stands(self.tenant, state)
         reasons = {
             "none": next(reversed(slot.faults), "no bundle was found yet"),
             "withdrawn": self.withdrawn,

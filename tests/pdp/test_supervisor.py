@@ -435,6 +435,20 @@ async def test_an_alarm_of_a_worker_is_everybodys_to_see(house, caplog):
     assert [record.getMessage() for record in caplog.records].count("alarm: the state folder is older") == 1
 
 
+async def test_a_state_folder_that_one_worker_finds_older_is_trusted_by_none(house):
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        house.workers[0].orders.distrusted("the state folder is older")
+        await until(lambda: all(worker.standing().withdrawn for worker in house.workers))
+        house.publish(2)
+        await until(served(house, 2, 2))
+        await house.workers[1].dies()
+        await until(served(house, 2, 2))
+        assert [worker.standing().withdrawn for worker in house.workers] == 2 * ["the state folder is older"]
+        assert (house.status()["state"], house.status()["reason"]) == ("withdrawn", "the state folder is older")
+
+
 async def test_what_cannot_be_asked_does_not_start(house):
     house.publish(1)
     with pytest.raises(StartError):
