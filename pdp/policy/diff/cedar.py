@@ -9,7 +9,7 @@ that fails denies, in the old bundle as in the new one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -58,11 +58,10 @@ def policies(old: Sequence[Statement], new: Sequence[Statement]) -> Iterator[Cha
     unchanged = set(map(_as_written, old)) & set(map(_as_written, new))
     before = {each.id: _meaning(each) for each in old if _as_written(each) not in unchanged}
     after = {each.id: _meaning(each) for each in new if _as_written(each) not in unchanged}
-    for name in before.keys() & after.keys():
-        if before[name] == after[name]:
-            del before[name], after[name]
+    same = {after.pop(name): name for name in before.keys() & after.keys() if before[name] == after[name]}
     if before or after:
-        yield from _renamed(before, after, old, new)
+        same |= {_meaning(each): each.id for each in new if _as_written(each) in unchanged}
+        yield from _renamed(before, after, same)
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
             does = before[name].does
@@ -81,11 +80,9 @@ def _as_written(statement: Statement) -> tuple[object, ...]:
     return (statement.id, statement.text, statement.soft, statement.approvers, _obligation(statement))
 
 
-def _renamed(
-    before: dict[str, _Meaning], after: dict[str, _Meaning], old: Sequence[Statement], new: Sequence[Statement]
-) -> Iterator[Change]:
-    """Take out the policies that the other side has too, by whatever name."""
-    known, now = ({_meaning(each): each.id for each in side} for side in (old, new))
+def _renamed(before: dict[str, _Meaning], after: dict[str, _Meaning], same: Mapping[_Meaning, str]) -> Iterator[Change]:
+    """Take out the policies that the other side has too, by whatever name; `same` are some of both."""
+    known, now = ({**{what: name for name, what in side.items()}, **same} for side in (before, after))
     for name, what in list(before.items()):
         if what in now:
             del before[name]
@@ -107,9 +104,18 @@ def _differences(old: _Meaning, new: _Meaning) -> Iterator[tuple[Direction, str]
         yield (_TIGHTER if new.does > old.does else _WIDER), f"{_DOES[old.does]} → {_DOES[new.does]}"
         if _PERMITS in (old.does, new.does):
             return
+    yield from _of_reach(old, new)
+    if _DOES[new.does] != "forbids":  # where nothing may run, nothing is demanded either
+        yield from _demands(old, new)
+
+
+def _of_reach(old: _Meaning, new: _Meaning) -> Iterator[tuple[Direction, str]]:
     for broader, text in _reach(old, new):
         direction = _CHANGED if broader is None else _WIDER if broader is (new.does == _PERMITS) else _TIGHTER
         yield direction, f"{_DOES[new.does]}: {text}" if old.does == new.does else text
+
+
+def _demands(old: _Meaning, new: _Meaning) -> Iterator[tuple[Direction, str]]:
     gone, came = in_both(sorted(old.approvers), sorted(new.approvers))
     if gone:
         yield _WIDER, f"the approval of {listed(gone)} is not wanted any more"

@@ -196,6 +196,10 @@ HARMLESS: list[tuple[str, Edit]] = [
     ),
     ("one more condition", of_policy("works", "50 &&", '50 && context.session.subject != "" &&')),
     ("a warning that became a denial", of_policy("late", '@effect("warn")', "")),
+    (
+        "an approval that became a denial",
+        of_policy("big", '@effect("require_approval") @approvers("cfo,treasury")', ""),
+    ),
     ("one more approver", of_policy("big", "cfo,treasury", "board,cfo,treasury")),
     ("a tool that is gone", lambda draft: [draft.tools.pop("crm/search")]),
     ("a tool that is marked", of_tool("git/commit", bulk=True, egress=True)),
@@ -297,6 +301,24 @@ def test_an_engine_that_fails_is_no_answer():
     change = found(side(old.files()), side(new.files()))["case:cases/all.yaml#much is paid"]
     assert change.direction is Direction.CHANGED
     assert change.text.startswith("the new one fails")
+
+
+def test_one_of_two_that_say_the_same_is_no_loss():
+    old = side(edited(lambda draft: draft.cedar.update(again=CEDAR["tainted"])).files())
+    assert written(old, usual()) == {}
+    spelt = edited(of_policy("tainted", "forbid (principal", "forbid(  principal"))
+    assert written(old, side(spelt.files())) == {}
+
+
+def test_two_that_change_names_are_two_names():
+    def swap(draft: Draft) -> None:
+        draft.cedar["tainted"], draft.cedar["late"] = draft.cedar["late"], draft.cedar["tainted"]
+
+    changes = written(usual(), side(edited(swap).files()))
+    assert {name: change.direction for name, change in changes.items()} == {
+        "policy:tainted": Direction.NEUTRAL,
+        "policy:late": Direction.NEUTRAL,
+    }
 
 
 def test_an_argument_that_is_gone_and_one_that_came_are_a_widening():
