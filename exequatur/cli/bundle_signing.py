@@ -59,10 +59,10 @@ def endorse(
         given = [] if endorsed is None else [Endorsement.read(endorsed)]
         claims = terms.claims(given[0] if given else None, now)
         bundle = _covered(archive(path), claims, given, [] if endorsed is None else [endorsed])
-        cases = rebuilt(bundle.files).total
-        value = {"out": str(out), "kid": signer.kid, "cases": cases, **_said(bundle, claims)}
+        value = {"out": str(out), "kid": signer.kid, **_said(bundle, claims)}
         if against is not None:
             value["against"] = _against(against, bundle.files)
+        value["cases"] = rebuilt(bundle.files).total
         if not as_json:
             console.print(pictures.endorsing(str(path), value))
         token = trusted.endorse(bundle.files, signer, claims)

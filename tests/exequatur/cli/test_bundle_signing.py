@@ -20,6 +20,7 @@ from exequatur.trust.keys import SigningKey, generate
 from pdp.bundle.build import Built, build
 from policies import opa
 from publisher import built, make, pair, sources
+from signing import public_pem, rsa_pem
 
 NOW = ["--sequence", "7", "--expires", "30d"]
 CASE = b"- {name: a, agent: assistant, tool: notes/read, arguments: {path: /x}, want: {effect: allow}}"
@@ -320,7 +321,8 @@ def signed_without_looking(files) -> bytes:
     ],
 )
 def test_a_command_signs_and_endorses(alg, options, digest):
-    private, public = generate(alg)
+    private = generate(alg)[0] if alg.startswith("ES") else rsa_pem("kms")
+    public = public_pem(SigningKey.from_pem(f"kms.{alg}.pem", private))
     name = "kms" if alg in ("RS256", "ES256", "ES384") else f"kms.{alg}"
     Path(f"{name}.key").write_bytes(private)
     Path(f"{name}.pem").write_bytes(public)
