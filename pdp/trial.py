@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 
 from exequatur.action import Action
 from exequatur.trust.canonical import Json
-from pdp.engine.combine import combine
+from pdp.engine.combine import combine, refusal
 from pdp.engine.manifest import Role
-from pdp.judge import Outcome, bounded, judge, record_of, rfc3339
+from pdp.judge import Outcome, bounded, failed, judge, record_of, rfc3339
 from pdp.model import Decision, Effect, ReasonKind, Session, Verdict
 from pdp.policies import Standing, Trial
 
@@ -156,11 +156,11 @@ def canary(asked: Asked, active: Outcome, trial: Trial) -> tuple[Outcome, Compar
     compared = _compare(asked, active.decision, candidate.decision, trial)
     outcome = active
     if not compared.error and active.decision.effect is not Effect.DENY:
-        both = combine([(Role.DECIDE, _verdict(each.decision)) for each in (active, candidate)])
-        if both.errors:  # neither is stricter: their obligations conflict
+        both = _together(active.decision, candidate.decision)
+        if both.errors:  # their obligations conflict
             compared = replace(compared, error=both.errors[0])
         else:
-            outcome = _given(asked, active, bounded(both))
+            outcome = _given(asked, active, both)
     record: dict[str, Json] = {
         **outcome.record,
         "candidate": trial.snapshot.digest.hex(),
@@ -220,15 +220,29 @@ class Shadow:
 
 
 def _judged(asked: Asked, trial: Trial) -> Outcome:
-    return judge(
-        asked.action,
-        asked.session,
-        Standing(trial.snapshot),
-        enforcer=asked.enforcer,
-        now=asked.now,
-        decision_id="",
-        door_enforced=asked.door_enforced,
-    )
+    """Let the candidate judge; whatever breaks in it, and in us for its sake, is a denial of its own."""
+    standing = Standing(trial.snapshot)
+    try:
+        return judge(
+            asked.action,
+            asked.session,
+            standing,
+            enforcer=asked.enforcer,
+            now=asked.now,
+            decision_id="",
+            door_enforced=asked.door_enforced,
+        )
+    except Exception as error:  # noqa: BLE001  nobody's answer may depend on it
+        text = f"judging failed: {type(error).__name__}"
+        return failed(asked.action, standing, text, enforcer=asked.enforcer, now=asked.now, decision_id="")
+
+
+def _together(active: Decision, candidate: Decision) -> Verdict:
+    """Give what both say, the strictest first; an error where neither is the stricter one."""
+    try:
+        return bounded(combine([(Role.DECIDE, _verdict(each)) for each in (active, candidate)]))
+    except Exception as error:  # noqa: BLE001  as above
+        return refusal(f"the answers could not be combined: {type(error).__name__}")
 
 
 def _compare(asked: Asked, active: Decision, candidate: Decision, trial: Trial) -> Compared:

@@ -164,6 +164,21 @@ def test_a_candidate_that_fails_changes_no_answer_and_ends_the_canary(kind):
     assert "the candidate failed" in tally.halted
 
 
+def test_what_breaks_in_us_for_a_candidates_sake_is_its_own_trouble_too(monkeypatch):
+    def breaks(*_, **__):
+        raise RuntimeError("c4n4ry")
+
+    active = decided(snapshot())
+    asked, trial = Asked(action("git/push"), session(), ENFORCER, NOW), Trial(candidate(says(DENY)), 100)
+    for name in ("judge", "combine"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pdp.trial.{name}", breaks)
+            outcome, compared = canary(asked, active, trial)
+        assert outcome.decision == active.decision
+        assert compared.result is Comparison.ERROR
+        assert "c4n4ry" not in str(outcome.record)
+
+
 def test_the_share_of_sessions_is_stable_and_about_what_was_said():
     names = [f"session {number}" for number in range(2000)]
     assert not any(chosen(name, 0) for name in names)
