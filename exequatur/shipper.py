@@ -86,7 +86,8 @@ class Shipper:
         self._keys: KeyFolder[LogKeys] | None = None
         if log_key is not None:
             self._keys = KeyFolder(log_key, parse_log_keys)
-            self._keys.read()
+            if not self._keys.read().keys:
+                raise TrustError("every key is revoked, and none has a file: put the ledger's new NAME.vkey there")
         self._seen_file = spool.folder / "checkpoint"
         self._seen = self._last_seen()
         self.failures = 0

@@ -84,18 +84,21 @@ class KeyPolicy:
         if able < self.threshold:
             raise _wrong(
                 f"nobody could ever sign: {self.threshold} owners are needed,"
-                f" and {able} have keys for one scope and tenant that are not revoked"
+                f" and {able} have keys for one scope and tenant"
             )
 
     def _groups(self) -> Iterable[set[str]]:
-        """For each scope and tenant, the owners who may sign together."""
-        live = [terms for kid, terms in self.terms.items() if kid not in self.revoked]
-        tenants = {None}.union(*(terms.tenants or () for terms in live))
-        for scope in {terms.scope for terms in live}:
+        """For each scope and tenant, the owners who may sign together, but for revocations.
+
+        Revoking so many keys that nobody is left to sign is no mistake that could wait: it takes effect at once.
+        """
+        listed = self.terms.values()
+        tenants = {None}.union(*(terms.tenants or () for terms in listed))
+        for scope in {terms.scope for terms in listed}:
             for tenant in tenants:
                 yield {
                     terms.owner
-                    for terms in live
+                    for terms in listed
                     if terms.scope == scope and (terms.tenants is None or tenant in terms.tenants)
                 }
 

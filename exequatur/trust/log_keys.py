@@ -29,7 +29,10 @@ _ENDING: Final = ".vkey"
 
 @dataclass(frozen=True, slots=True)
 class LogKeys:
-    """The keys of the log `origin` by name. Made by `parse_log_keys`; holds at least one that is not revoked."""
+    """The keys of the log `origin` by name, revoked ones too. Made by `parse_log_keys`.
+
+    It is empty, and has no origin, where all are revoked and their files gone: then nothing is believed.
+    """
 
     origin: str
     keys: Mapping[str, LogKey]
@@ -90,16 +93,15 @@ def parse_log_keys(files: Mapping[str, bytes]) -> LogKeys:
             keys[name] = LogKey.parse(data.decode("utf-8", "replace"))
         except FormatError as error:
             raise FormatError(f"`{file}`: {error}" if len(files) > 1 else str(error)) from None
-    if not keys:
+    if not keys and FILE not in files:
         raise UnknownKeyError(f"the folder holds no verifier key: put the ledger's NAME{_ENDING} into it")
     origins = sorted({key.name for key in keys.values()})
     if len(origins) > 1:
         raise FormatError(f"the keys are of two logs, `{origins[0]}` and `{origins[1]}`: give each a folder of its own")
     if len({key.raw for key in keys.values()}) < len(keys):
         raise FormatError("the same key is there under two names: keep one")
-    if FILE not in files:
-        return LogKeys(origins[0], keys)
-    return _with_policy(origins[0], keys, KeyPolicy.parse(files[FILE]))
+    origin = origins[0] if origins else ""
+    return _with_policy(origin, keys, KeyPolicy.parse(files[FILE])) if FILE in files else LogKeys(origin, keys)
 
 
 def _with_policy(origin: str, keys: Mapping[str, LogKey], policy: KeyPolicy) -> LogKeys:

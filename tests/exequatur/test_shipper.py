@@ -328,6 +328,23 @@ async def test_what_a_revoked_key_signed_is_not_believed_and_records_stay(spool,
     assert spool.acknowledged == 10
 
 
+async def test_the_only_key_can_be_revoked_too(spool, ledger, trusting):
+    it = Shipper(spool, ledger.append, log_key=trusting)
+    fill(spool, 1)
+    assert await it._ship()
+    trust(trusting, k2026=None, revoked=["2026"])
+    assert [it._keys.look().changed for _ in range(3)].count(True) == 1
+    fill(spool, 1)
+    assert not await it._ship()
+    assert spool.acknowledged == 1
+    (trusting / "2026.vkey").unlink()
+    assert [it._keys.look().changed for _ in range(3)].count(True) == 1
+    assert not await it._ship()
+    assert spool.acknowledged == 1
+    with pytest.raises(TrustError, match="every key is revoked"):
+        Shipper(spool, ledger.append, log_key=trusting)
+
+
 async def test_a_key_ends_while_we_run(spool, ledger, trusting):
     trust(trusting, k2026="2026-11-22T00:00:00Z")
     now = datetime(2026, 11, 21, 23, 59, 59, tzinfo=UTC)
