@@ -168,13 +168,7 @@ class RemoteSource:
     ) -> Found | None:
         """Give what the server has, if it should be served next. Raises `TrustError`."""
         known, opened = self._checked, None
-        if (
-            known is None
-            or known.data is not got.data
-            or known.keys is not keys
-            or known.early
-            or is_over(known.bundle, now)
-        ):
+        if known is None or not known.holds(got.data, keys, now):
             try:
                 opened = open_bundle(got.data, keys, now=now, tenant=self._tenant)
                 known = _Checked(got.data, keys, replace(opened, files={}))

@@ -131,7 +131,6 @@ async def test_a_tag_that_moves_between_manifest_and_layer_mixes_nothing(host, p
     old, new = publish(1), publish(2)
     put(old, "team/moving:live")
     moved = asyncio.Event()
-    before = asyncio.get_running_loop()
 
     async def proxy(asked, writer) -> None:
         import httpx2
@@ -140,6 +139,9 @@ async def test_a_tag_that_moves_between_manifest_and_layer_mixes_nothing(host, p
             reply = await client.get(
                 f"http://{host}{asked.path}", headers={"Accept": asked.headers.get("accept", "*/*")}
             )
+        if "/manifests/" in asked.path and not moved.is_set():
+            moved.set()
+            await asyncio.to_thread(put, new, "team/moving:live")
         writer.write(
             answer(
                 reply.status_code,
@@ -148,9 +150,6 @@ async def test_a_tag_that_moves_between_manifest_and_layer_mixes_nothing(host, p
                 Docker_Content_Digest=reply.headers.get("docker-content-digest", ""),
             )
         )
-        if "/manifests/" in asked.path and not moved.is_set():
-            moved.set()
-            await before.run_in_executor(None, put, new, "team/moving:live")
 
     async with scripted(proxy) as url:
         reader = remote(f"oci://{urlsplit(url).netloc}/team/moving:live")
@@ -205,6 +204,27 @@ async def test_a_registry_that_names_a_token_server(tmp_path):
             access = Access(token=token, unsafe_plaintext=True)
             assert (await remote(address, access).ask()).found is not None
             assert tokens.asked[-1].headers["authorization"].startswith("Basic ")
+
+
+async def test_a_password_is_no_token_and_a_token_is_no_password(tmp_path):
+    """A password goes to who asks for one; a token of ours is sent, and not given up for anybody's."""
+    asked, token = [], tmp_path / "token"
+
+    async def handler(request, writer) -> None:
+        asked.append(request)
+        host = request.headers["host"]
+        writer.write(answer(401, WWW_Authenticate=f'Bearer realm="http://{host}/token",scope="x"'))
+
+    async with scripted(handler) as url:
+        address, access = f"oci://{urlsplit(url).netloc}/policy:live", Access(token=token, unsafe_plaintext=True)
+        token.write_text("name:password")
+        await remote(address, access).ask()
+        assert [request.headers.get("authorization", "")[:5] for request in asked] == ["", "Basic"]
+        assert asked[1].path == "/token?scope=x"
+        asked.clear()
+        token.write_text("a-token")
+        await remote(address, access).ask()
+        assert [request.headers["authorization"] for request in asked] == ["Bearer a-token"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from asking import PLAIN, Reader
 from exequatur.cli.bundle import app
 from exequatur.trust.archive import write_archive
 from exequatur.trust.errors import TrustError
+from exequatur.trust.keys import parse_key_set
 from pdp.bundle.oci import OciAsker, Registry
 from pdp.bundle.push import Pusher, PushRefused, manifest_for, pack
 from pdp.bundle.remote import RemoteSource
@@ -103,6 +104,14 @@ async def test_only_what_our_keys_signed_counts_when_they_are_given(folder):
     old = NOW - timedelta(days=1)
     (folder / "over.tar.gz").write_bytes(publish(7, expires_at=old))
     assert "sequence 7 is there" in await refusal(publish(6), folder, ring=keys())
+
+
+async def test_what_a_key_signed_while_it_was_good_still_counts(folder):
+    terms = {"ops": {"owner": "a", "not_after": "2026-02-01T00:00:00Z"}, "next": {"owner": "b"}}
+    policy = json.dumps({"purpose": "bundle", "keys": terms}).encode()
+    ring = parse_key_set({"keys.json": policy, "ops.pem": pair("ops")[1], "next.pem": pair("next")[1]})
+    (folder / "before.tar.gz").write_bytes(publish(7))
+    assert "sequence 7 is there" in await refusal(publish(6, kid="next"), folder, ring=ring)
 
 
 async def test_one_file_may_be_named_and_a_name_that_nobody_looks_at_may_not(folder):
