@@ -151,7 +151,7 @@ _EXTENDED: Final = "the archive has extended headers"
 _DOES_NOT_HOLD: Final = "the signature does not hold by key `bank`"
 
 CONTAINERS: Final[dict[str, tuple[str, Make]]] = {
-    "zeros-gzipped": ("unpacks to more than 67108864 bytes", _zeros),
+    "zeros-gzipped": (r"unpacks to more than \d+ bytes", _zeros),
     "gzip-in-gzip": ("the tar is damaged at its beginning", packed(_compressed_again)),
     "compressed": (_NOT_OURS, packed(lambda content: gzip.compress(write_tar(content), mtime=0))),
     "two-gzip-members": ("bytes after its gzip stream", packed(lambda c: write_archive(c) + gzip.compress(b"x"))),
