@@ -169,7 +169,7 @@ def _trust(tenant: TenantStatus) -> str:
     if keys is None:
         return ""
     owners = "one owner" if keys.threshold == 1 else f"{keys.threshold} owners"
-    text = f"{', '.join(keys.kids)}; {owners} must"
+    text = f"{', '.join(keys.kids) or 'nobody'}; {owners} must"
     return f"{text}; revoked: {', '.join(keys.revoked)}" if keys.revoked else text
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import bank
 from exequatur.client import CallError, Client, Effect, Outcome
+from exequatur.served import PolicyState
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.v1 import decision_pb2
@@ -38,7 +39,7 @@ class Pdp:
         argv = [
             *("pdp", "serve", "--unsafe-plaintext", f"--listen={self.target}", f"--http=127.0.0.1:{http}"),
             *(f"--state={self.state}", f"--bundle={self.bundles}", f"--workers={workers}", "--log-level=debug"),
-            *(f"--openers={UNSAFE_PLAINTEXT}", *(extra or (f"--keys={self.keys}",))),
+            *(f"--openers={UNSAFE_PLAINTEXT}", f"--operators={UNSAFE_PLAINTEXT}", *(extra or (f"--keys={self.keys}",))),
         ]
         self.process = Process("pdp", argv, folder / "pdp.log", http)
 
@@ -247,6 +248,8 @@ def test_two_workers_change_policy_together_and_stay_in_service_when_it_is_withd
             clients = [stack.enter_context(pdp.client()) for _ in range(8)]
             open_session(clients[0])
             bank.put(pdp.folder, 2)
+            status = clients[0].refresh_bundles()
+            assert (status.serving, status.tenants[0].serving.sequence, status.tenants[0].behind) == (True, 2, ())
             until(lambda: all(look(client).bundle_sequence == 2 for client in clients), what="sequence 2")
             took = re.findall(r"sequence 2, is in force as active: all workers .* within ([0-9.]+) s", pdp.log())
             assert len(took) == 1
@@ -260,6 +263,8 @@ def test_two_workers_change_policy_together_and_stay_in_service_when_it_is_withd
             until(lambda: not any(look(client).allowed for client in clients), what="the end of trust")
             (reason,) = look(clients[0]).reasons
             assert "the policy in force is no longer trusted: the key `bank` is revoked" in reason.text
+            (tenant,) = clients[0].refresh_bundles().tenants
+            assert (tenant.state, tenant.reason) == (PolicyState.WITHDRAWN, "the key `bank` is revoked")
             assert http_get(pdp.process.http, "/readyz")[0] == 200, "a decision point that says no is in service"
             assert (
                 'exequatur_bundle_state{state="withdrawn",tenant="default"} 1.0'
