@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
 from exequatur import daemon, transport
@@ -87,6 +87,7 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
         store = Store(settings.state)
     except StoreError as error:
         raise daemon.StartError(str(error)) from None
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the workers' counters have none either
     ours = BundleMetrics([feed.tenant for feed in settings.feeds])
     together = Together(str(metrics), ours.registry)
 
