@@ -99,10 +99,8 @@ class _Key:
     name: str
     id: bytes
     key: Ed25519PublicKey
-    revoked: str
-    """Why nothing that it signs is believed; empty if it is."""
-    over: str
-    """Why nothing that it signs is believed any more; empty if it is."""
+    revoked: str  # why nothing that it signed is believed; empty if it is
+    over: str  # why nothing that it signs now is believed; empty if it is
 
     @classmethod
     def of(cls, trusted: Trusted, now: datetime) -> _Key:
@@ -132,8 +130,7 @@ def verify(
     """Verify the log in `folder` by a verifier key (C2SP, `name+hash+base64`) or several, and say what is wrong first.
 
     `known` is an older checkpoint of the same log, as a signed note: a log that does not begin with what it signs was
-    cut or rewritten. A key whose `not_after` has come by `now` signs nothing but that. Raises `ValueError` for a
-    verifier key that is none, for none at all, and for keys of two logs.
+    cut or rewritten. Nothing else may be signed by a key that is over by `now`. Raises `ValueError` for no such keys.
     """
     given = [Trusted(keys)] if isinstance(keys, str) else keys
     ring = [_Key.of(trusted, now or datetime.now(UTC)) for trusted in given]
@@ -148,17 +145,13 @@ def verify(
         if before is not None:
             _check_size(before, checkpoint)
         tiles.check_upper()
-        for entry, where, data in tiles.entries(progress or _tell_nobody):
+        for entry, where, data in tiles.entries(progress or (lambda _done, _total: None)):
             _check_record(data, f"entry {entry} in {where}", writers)
         if before is not None:
             _check_beginning(before, tiles)
     except _Broken as broken:
         fault = Fault(broken.where, broken.text)
     return Report(fault, checkpoint.origin, checkpoint.size, checkpoint.root, checkpoint.time, writers)
-
-
-def _tell_nobody(done: int, total: int) -> None:
-    """Take progress and say nothing."""
 
 
 def _check_size(before: _Checkpoint, now: _Checkpoint) -> None:

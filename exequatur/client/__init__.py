@@ -1,4 +1,4 @@
-"""The SDK: ask for a decision, settle it, open sessions, and reach the ledger.
+"""The SDK: ask for a decision, settle it, open sessions, see what is served, and reach the ledger.
 
     client = Client("unix:/run/exequatur/coder.sock")
     decision = client.authorize("git/git_status", {"repo_path": "/work"})
@@ -24,17 +24,20 @@ from typing import Any, Final, Self, TypeVar
 import grpc
 import grpc.aio
 
-from exequatur.served import (
-    BundleStatus,
-    CandidateStatus,
-    KeysStatus,
-    PolicyState,
-    RefusedBundle,
-    ServedBundle,
-    TenantStatus,
-    TrialMode,
+from exequatur.client.messages import (
+    CallError,
+    authorize_request,
+    batch_request,
+    decision_of,
+    decisions_of,
+    scope_of,
+    session_of,
+    session_request,
+    settle_request,
+    status_of,
 )
-from exequatur.trust.canonical import Json, canonical
+from exequatur.served import BundleStatus
+from exequatur.trust.canonical import Json
 from exequatur.v1 import (
     audit_pb2,
     audit_pb2_grpc,
@@ -79,6 +82,9 @@ __all__ = [
     "Scope",
     "Session",
     "Tls",
+    "decision_of",
+    "session_request",
+    "status_of",
 ]
 
 DEADLINE_S: Final = 5.0
@@ -97,18 +103,6 @@ _OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-
-
-_NO_INTENT: Final = Intent()
-
-
-class CallError(Exception):
-    """A call that was not served: nothing was judged. `code` is the gRPC status's name, such as `UNAVAILABLE`."""
-
-    def __init__(self, code: str, text: str) -> None:
-        """Keep the status's name and the service's sentence."""
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +151,7 @@ class Client:
 
     def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
         """Ask whether an action may run; `rest` as the fields of `Proposal`. Bytes are taken for canonical already."""
-        request = _authorize_request(Proposal(tool, arguments, **rest))
+        request = authorize_request(Proposal(tool, arguments, **rest))
         until = time.monotonic() + self._timeout_s
         try:
             return decision_of(self._call(self._decisions.Authorize, request))
@@ -168,28 +162,28 @@ class Client:
 
     def authorize_batch(self, proposals: Sequence[Proposal]) -> tuple[Decision, ...]:
         """Ask about up to 50 actions in order; one decision each, in the same order."""
-        request = _batch_request(proposals)
-        return _decisions(request, self._call(self._decisions.AuthorizeBatch, request))
+        request = batch_request(proposals)
+        return decisions_of(request, self._call(self._decisions.AuthorizeBatch, request))
 
     def settle(self, decision_id: str, outcome: Outcome, *, cost_microusd: int | None = None, tenant: str = "") -> int:
         """Say what became of an allowed action; returns what the session was charged, in micro-USD."""
-        request = _settle_request(decision_id, outcome, cost_microusd, tenant)
+        request = settle_request(decision_id, outcome, cost_microusd, tenant)
         return self._call(self._decisions.Settle, request).charged_microusd
 
     def open_session(self, agent: str, enforcer: str, *, lifetime: dt.timedelta, **rest: Any) -> Session:
         """Open a session; `rest` as the keywords of `session_request`."""
         request = session_request(agent, enforcer, lifetime=lifetime, **rest)
-        return _session(self._call(self._sessions.OpenSession, request).session)
+        return session_of(self._call(self._sessions.OpenSession, request).session)
 
     def get_session(self, session_id: str = "", *, agent: str = "", instance: str = "", tenant: str = "") -> Scope:
         """Show a session by its id, or the open one of an instance at this enforcer."""
         request = session_pb2.GetSessionRequest(id=session_id, tenant=tenant, agent=agent, instance=instance)
-        return _scope(self._call(self._sessions.GetSession, request))
+        return scope_of(self._call(self._sessions.GetSession, request))
 
     def close_session(self, session_id: str, *, tenant: str = "") -> Session:
         """End a session."""
         request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
-        return _session(self._call(self._sessions.CloseSession, request).session)
+        return session_of(self._call(self._sessions.CloseSession, request).session)
 
     def bundle_status(self, *, tenant: str = "") -> BundleStatus:
         """Show what is served, to one tenant or (empty) to all."""
@@ -235,7 +229,7 @@ class AsyncClient:
 
     async def authorize(self, tool: str, arguments: Mapping[str, Json] | bytes, **rest: Any) -> Decision:
         """As `Client.authorize`."""
-        request = _authorize_request(Proposal(tool, arguments, **rest))
+        request = authorize_request(Proposal(tool, arguments, **rest))
         until = time.monotonic() + self._timeout_s
         try:
             return decision_of(await self._call(self._decisions.Authorize, request))
@@ -246,32 +240,32 @@ class AsyncClient:
 
     async def authorize_batch(self, proposals: Sequence[Proposal]) -> tuple[Decision, ...]:
         """As `Client.authorize_batch`."""
-        request = _batch_request(proposals)
-        return _decisions(request, await self._call(self._decisions.AuthorizeBatch, request))
+        request = batch_request(proposals)
+        return decisions_of(request, await self._call(self._decisions.AuthorizeBatch, request))
 
     async def settle(
         self, decision_id: str, outcome: Outcome, *, cost_microusd: int | None = None, tenant: str = ""
     ) -> int:
         """As `Client.settle`."""
-        request = _settle_request(decision_id, outcome, cost_microusd, tenant)
+        request = settle_request(decision_id, outcome, cost_microusd, tenant)
         return (await self._call(self._decisions.Settle, request)).charged_microusd
 
     async def open_session(self, agent: str, enforcer: str, *, lifetime: dt.timedelta, **rest: Any) -> Session:
         """As `Client.open_session`."""
         request = session_request(agent, enforcer, lifetime=lifetime, **rest)
-        return _session((await self._call(self._sessions.OpenSession, request)).session)
+        return session_of((await self._call(self._sessions.OpenSession, request)).session)
 
     async def get_session(
         self, session_id: str = "", *, agent: str = "", instance: str = "", tenant: str = ""
     ) -> Scope:
         """As `Client.get_session`."""
         request = session_pb2.GetSessionRequest(id=session_id, tenant=tenant, agent=agent, instance=instance)
-        return _scope(await self._call(self._sessions.GetSession, request))
+        return scope_of(await self._call(self._sessions.GetSession, request))
 
     async def close_session(self, session_id: str, *, tenant: str = "") -> Session:
         """As `Client.close_session`."""
         request = session_pb2.CloseSessionRequest(id=session_id, tenant=tenant)
-        return _session((await self._call(self._sessions.CloseSession, request)).session)
+        return session_of((await self._call(self._sessions.CloseSession, request)).session)
 
     async def bundle_status(self, *, tenant: str = "") -> BundleStatus:
         """As `Client.bundle_status`."""
@@ -341,39 +335,6 @@ class LedgerClient:
         await self._channel.close()
 
 
-def session_request(
-    agent: str,
-    enforcer: str,
-    *,
-    lifetime: dt.timedelta,
-    scope: Sequence[str] = (),
-    max_steps: int = 0,
-    budget_microusd: int = 0,
-    intent: Intent = _NO_INTENT,
-    subject: str = "",
-    instance: str = "",
-    tenant: str = "",
-    delegation_chain: Sequence[str] = (),
-) -> session_pb2.OpenSessionRequest:
-    """Make the request for a session; `scope` holds `<server>/<name>`, `<server>/*` or `*`, and empty means nothing."""
-    request = session_pb2.OpenSessionRequest(
-        session=session_pb2.Session(
-            tenant=tenant,
-            agent=agent,
-            instance=instance,
-            enforcer=enforcer,
-            subject=subject,
-            delegation_chain=delegation_chain,
-            intent=session_pb2.Intent(purpose=intent.purpose, task=intent.task, domains=intent.domains),
-            scope=scope,
-            max_steps=max_steps,
-            budget_microusd=budget_microusd,
-        )
-    )
-    request.lifetime.FromTimedelta(lifetime)
-    return request
-
-
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -398,168 +359,3 @@ def _call_error(error: grpc.RpcError) -> CallError:
     code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     text = error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
     return CallError(code.name, text or "no reason was given")
-
-
-def _authorize_request(proposal: Proposal) -> decision_pb2.AuthorizeRequest:
-    arguments, claims = proposal.arguments, proposal.claims
-    return decision_pb2.AuthorizeRequest(
-        tenant=proposal.tenant,
-        agent=proposal.agent,
-        instance=proposal.instance,
-        session=proposal.session,
-        tool=proposal.tool,
-        definition_sha256=proposal.definition_sha256,
-        arguments_json=arguments if isinstance(arguments, bytes) else canonical(dict(arguments)),
-        claims=decision_pb2.Claims(
-            reason=claims.reason,
-            cost_estimate_microusd=claims.cost_estimate_microusd,
-            tokens=claims.tokens,
-            model=claims.model,
-            provenance=claims.provenance,
-        ),
-        idempotency_key=proposal.idempotency_key,
-        door=proposal.door,
-    )
-
-
-def _batch_request(proposals: Sequence[Proposal]) -> decision_pb2.AuthorizeBatchRequest:
-    return decision_pb2.AuthorizeBatchRequest(actions=[_authorize_request(proposal) for proposal in proposals])
-
-
-def _settle_request(
-    decision_id: str, outcome: Outcome, cost_microusd: int | None, tenant: str
-) -> decision_pb2.SettleRequest:
-    return decision_pb2.SettleRequest(
-        decision_id=decision_id,
-        outcome=decision_pb2.Outcome.ValueType(outcome),
-        cost_microusd=cost_microusd,
-        tenant=tenant,
-    )
-
-
-def decision_of(response: decision_pb2.AuthorizeResponse) -> Decision:
-    """Take one decision from the wire; an enum's number that is not known here becomes UNSPECIFIED."""
-    return Decision(
-        decision_id=response.decision_id,
-        effect=_known(Effect, response.effect),
-        reasons=tuple(
-            Reason(_known(ReasonKind, item.kind), item.text, item.policy, item.engine, item.owasp)
-            for item in response.reasons
-        ),
-        obligations=tuple(Obligation(item.id, item.parameters_json) for item in response.obligations),
-        approvers=tuple(response.approvers),
-        errors=tuple(response.evidence.errors),
-        action_digest=response.action_digest,
-        bundle_sha256=response.evidence.bundle_sha256,
-        bundle_sequence=response.evidence.bundle_sequence,
-        session=response.session,
-        reserved_microusd=response.reserved_microusd,
-        settle_by=_time(response, "settle_by"),
-        retry_after_ms=response.retry_after_ms,
-        latency_us=response.evidence.latency_us,
-        repeated_answer=response.repeated_answer,
-    )
-
-
-def _decisions(
-    request: decision_pb2.AuthorizeBatchRequest, response: decision_pb2.AuthorizeBatchResponse
-) -> tuple[Decision, ...]:
-    if len(response.decisions) != len(request.actions):
-        raise CallError("INTERNAL", f"{len(request.actions)} actions were sent, {len(response.decisions)} were judged")
-    return tuple(decision_of(item) for item in response.decisions)
-
-
-def _session(message: session_pb2.Session) -> Session:
-    return Session(
-        id=message.id,
-        tenant=message.tenant,
-        agent=message.agent,
-        instance=message.instance,
-        enforcer=message.enforcer,
-        subject=message.subject,
-        delegation_chain=tuple(message.delegation_chain),
-        intent=Intent(message.intent.purpose, message.intent.task, tuple(message.intent.domains)),
-        scope=tuple(message.scope),
-        max_steps=message.max_steps,
-        budget_microusd=message.budget_microusd,
-        opened_at=_time(message, "opened_at"),
-        expires_at=_time(message, "expires_at"),
-        closed_at=_time(message, "closed_at"),
-        labels=tuple(message.labels),
-        steps=message.steps,
-        spent_microusd=message.spent_microusd,
-        reserved_microusd=message.reserved_microusd,
-    )
-
-
-def _scope(response: session_pb2.GetSessionResponse) -> Scope:
-    return Scope(_session(response.session), {pin.tool: pin.definition_sha256 for pin in response.tools})
-
-
-def status_of(message: bundle_pb2.BundleStatus) -> BundleStatus:
-    """Take a status from the wire."""
-    return BundleStatus(tuple(map(_tenant, message.tenants)), tuple(message.alarms), _time(message, "at"))
-
-
-def _tenant(message: bundle_pb2.TenantStatus) -> TenantStatus:
-    serving, refused, candidate = message.serving, message.refused, message.candidate
-    return TenantStatus(
-        tenant=message.tenant,
-        source=message.source,
-        state=_known(PolicyState, message.state),
-        reason=message.reason,
-        serving=_served(serving) if message.HasField("serving") else None,
-        floor=message.floor,
-        confirmed_at=_time(message, "confirmed_at"),
-        last_look_at=_time(message, "last_look_at"),
-        faults=tuple(message.faults),
-        refused=RefusedBundle(refused.origin, refused.digest, refused.reason, _time(refused, "at"))
-        if message.HasField("refused")
-        else None,
-        candidate=_candidate(candidate) if message.HasField("candidate") else None,
-        keys=_keys(message.keys) if message.HasField("keys") else None,
-        workers={worker.name: worker.digest for worker in message.workers},
-    )
-
-
-def _keys(message: bundle_pb2.KeysStatus) -> KeysStatus:
-    return KeysStatus(tuple(message.kids), message.threshold, tuple(message.revoked), message.fault)
-
-
-def _served(message: bundle_pb2.ServedBundle) -> ServedBundle:
-    return ServedBundle(
-        digest=message.digest,
-        sequence=message.sequence,
-        kids=tuple(message.kids),
-        revision=message.revision,
-        expires_at=_time(message, "expires_at"),
-        since=_time(message, "since"),
-    )
-
-
-def _candidate(message: bundle_pb2.CandidateStatus) -> CandidateStatus:
-    return CandidateStatus(
-        digest=message.digest,
-        sequence=message.sequence,
-        mode=_known(TrialMode, message.mode),
-        percent=message.percent,
-        judged=message.judged,
-        stricter=message.stricter,
-        looser=message.looser,
-        errors=message.errors,
-        halted=message.halted,
-    )
-
-
-_Word = TypeVar("_Word", Effect, PolicyState, ReasonKind, TrialMode)
-
-
-def _known(words: type[_Word], number: int) -> _Word:
-    try:
-        return words(number)
-    except ValueError:
-        return words(0)
-
-
-def _time(message: Any, field: str) -> dt.datetime | None:
-    return getattr(message, field).ToDatetime(tzinfo=dt.UTC) if message.HasField(field) else None
