@@ -14,7 +14,6 @@ from publisher import NOW, keys
 from web_servers import says, scripted
 
 PLAIN = Access(unsafe_plaintext=True)
-QUICK = replace(WEB_LIMITS, silence_s=0.05, whole_s=0.2)
 
 
 class Clock:

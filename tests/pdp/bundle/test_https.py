@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from asking import PLAIN, QUICK, Clock, fault, fault_of, remote
+from asking import PLAIN, Clock, fault, fault_of, remote
 from pdp.bundle.https import BUNDLES, HttpsAsker
 from pdp.bundle.remote import RemoteSource
 from pdp.bundle.source import FolderSource, SourceError, open_source
@@ -244,9 +244,9 @@ async def test_silence_and_a_slow_drip_end():
             await asyncio.sleep(0.01)
 
     async with scripted(silent) as url:
-        assert await fault(url, limits=QUICK) == "it is silent for more than 0.05 s"
+        assert await fault(url, limits=replace(WEB_LIMITS, silence_s=0.05)) == "it is silent for more than 0.05 s"
     async with scripted(drip) as url:
-        assert await fault(url, limits=QUICK) == "it takes longer than 0.2 s"
+        assert await fault(url, limits=replace(WEB_LIMITS, whole_s=0.2)) == "it takes longer than 0.2 s"
 
 
 @pytest.mark.parametrize(
