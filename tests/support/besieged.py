@@ -6,19 +6,23 @@ The client asks all the time, from a thread of its own; what it was told, and wh
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import bank
 from exequatur.client import Client
 from exequatur.transport import UNSAFE_PLAINTEXT
 from stack import Process, free_port, until
+
+_SMALL = ("tools.json", "agents.json", "bank.cedar", "limits.json", "data.json", "cases/bank.yaml")
 
 
 @dataclass
@@ -74,6 +78,16 @@ class Besieged:
         """The most that any of these processes ever had, in bytes."""
         return max(_peak(pid) for pid in self.pids)
 
+    @property
+    def status(self) -> dict[str, Any]:
+        """What it says of itself: `tenants` (there is one) and `alarms`."""
+        return dict(json.loads((self.state / "status.json").read_bytes()))
+
+    @property
+    def tenant(self) -> dict[str, Any]:
+        """What it says of its one tenant."""
+        return dict(self.status["tenants"][0])
+
     def put(self, name: str, data: bytes) -> Path:
         """Put a bundle into the folder, whole."""
         hidden = self.bundles / f".{name}"
@@ -112,23 +126,42 @@ class Besieged:
                 thread.join()
 
 
+def small() -> dict[str, bytes]:
+    """Give the bank's bundle without its Rego: nothing has to be built, and it is proved in half the time."""
+    files = bank.sources()
+    manifest = json.loads(files["exequatur.json"])
+    manifest["engines"] = [{"engine": "cedar", "role": "decide"}]
+    return {**{name: files[name] for name in _SMALL}, "exequatur.json": json.dumps(manifest).encode()}
+
+
 @contextlib.contextmanager
-def besieged(*extra: str, first: Callable[[], bytes] = bank.archive, workers: int = 2) -> Iterator[Besieged]:
-    """Run a decision point on the bank's bundle, or another one; `extra` are further options."""
+def besieged(
+    *extra: str,
+    first: Callable[[], bytes] = bank.archive,
+    keys: Mapping[str, bytes] | None = None,
+    source: str = "",
+    workers: int = 2,
+) -> Iterator[Besieged]:
+    """Run a decision point on the bank's bundle, or another one; `extra` are further options.
+
+    `keys` are the files of its key folder, if not the bank's key; `source` is where it looks, if not in a folder.
+    """
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
         folder, http = Path(name), free_port()
-        bundles, keys, state = folder / "bundles", folder / "keys", folder / "state"
+        bundles, trusted, state = folder / "bundles", folder / "keys", folder / "state"
         bundles.mkdir()
-        keys.mkdir()
-        (keys / "bank.pem").write_bytes(bank.public_pem())
-        (bundles / "first.tar.gz").write_bytes(first())
+        trusted.mkdir()
+        for file, content in ({"bank.pem": bank.public_pem()} if keys is None else keys).items():
+            (trusted / file).write_bytes(content)
+        if not source:
+            (bundles / "first.tar.gz").write_bytes(first())
         address = f"127.0.0.1:{free_port()}"
         argv = ["pdp", "serve", "--unsafe-plaintext", f"--listen={address}", f"--http=127.0.0.1:{http}"]
-        argv += [f"--workers={workers}", f"--state={state}", f"--bundle={bundles}", f"--keys={keys}"]
+        argv += [f"--workers={workers}", f"--state={state}", f"--bundle={source or bundles}", f"--keys={trusted}"]
         process = Process("pdp", [*argv, f"--openers={UNSAFE_PLAINTEXT}", *extra], folder / "pdp.log", http)
         try:
             process.start()
-            yield Besieged(process, address, bundles, keys, state)
+            yield Besieged(process, address, bundles, trusted, state)
         finally:
             process.kill()
 

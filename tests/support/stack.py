@@ -37,13 +37,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20, what: str = "it") -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 20, what: str = "it", every_s: float = 0.02) -> None:
     """Wait until `condition()` holds, looking often; a process has no event to await from outside."""
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"{what} did not happen within {timeout_s} s")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def http_get(port: int, path: str) -> tuple[int, str]:
