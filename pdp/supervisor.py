@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ FIRST: Final = "first bundle"
 
 KEEP_S: Final = 1.0
 """How often what is not needed any more is let go of, and the status written, in seconds."""
+
+THREADS: Final = 4
+"""How many threads there are for each tenant's looks, and for all else: source, keys, candidate, proof."""
 
 STEPS: Final = 4
 """How many graces a worker has to end: its server, its conveyor, its shipper, and one to spare."""
@@ -80,6 +84,9 @@ class Supervisor:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run the workers and watch until `stop` is set, or watching fails; then let the workers finish."""
+        # A look at a disk that hangs must not keep others from looking at their keys.
+        threads = ThreadPoolExecutor(THREADS + THREADS * len(self._watches), "look")
+        asyncio.get_running_loop().set_default_executor(threads)
         async with self._servers:
             workers = [asyncio.create_task(worker.run()) for worker in self._crew.workers]
             watching: list[asyncio.Task[Any]] = [asyncio.create_task(watch.run()) for watch in self._watches.values()]
