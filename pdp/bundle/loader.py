@@ -97,6 +97,9 @@ time, which is what Python gives, would make it a hundred times slower."""
 PAUSE_S: Final = 0.003
 """How long a thread that loads rests between two pieces of its work: ten thousand policies take a second longer."""
 
+NICE: Final = 10
+"""How much the process that proves gives way to those that judge."""
+
 _LOADING: Final = threading.Lock()
 
 CASE_S: Final = 5.0
@@ -247,6 +250,7 @@ def _prove_here(data: bytes, opa_binary: Path | None) -> tuple[dict[str, Any], b
 
 def _limit(cpu_s: int, memory_bytes: int, file_bytes: int = 0) -> None:
     """Bound this process. Address space is left alone: wasmtime reserves gigabytes that it never touches."""
+    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # first a signal that says why, then one that is sure
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

@@ -18,7 +18,7 @@ MEMORY: int = 400 * 2**20
 def test_each_hostile_bundle_is_refused_by_name_and_nobody_notices(tally):
     slowest = (0.0, "")
     wrong: dict[str, str] = {}
-    with besieged() as target, target.calls() as caller:
+    with besieged() as target, target.calls() as (caller,):
         before = target.pids
         for number, (name, one) in enumerate(CORPUS.items(), start=2):
             path = target.put(f"{name}.tar.gz", one.make(number))
@@ -29,7 +29,7 @@ def test_each_hostile_bundle_is_refused_by_name_and_nobody_notices(tally):
             if not re.search(one.why, line):
                 wrong[name] = line
         memory, after = target.most_memory, target.pids
-    note = f"slowest: {slowest[1]}, {slowest[0]:.0f} s; peak {memory // 2**20} MiB; {len(caller.seconds):,} calls"
+    note = f"slowest: {slowest[1]}, {slowest[0]:.0f} s; peak {memory // 2**20} MiB; {len(caller.told):,} calls"
     tally("hostile bundles", len(CORPUS), refused=len(CORPUS) - len(wrong), wrong=len(wrong), note=note)
     assert wrong == {}
     assert after == before

@@ -16,7 +16,7 @@ MEMORY: int = 400 * 2**20
 
 
 def test_hostile_bundles_are_refused_by_name_and_nobody_notices():
-    with besieged() as target, target.calls(pause_s=0.1) as caller:
+    with besieged() as target, target.calls(pause_s=0.1) as (caller,):
         before = target.pids
         for number, name in enumerate(CHOSEN, start=2):
             target.put(f"{name}.tar.gz", CORPUS[name].make(number))
@@ -26,4 +26,4 @@ def test_hostile_bundles_are_refused_by_name_and_nobody_notices():
         assert target.pids == before
         assert target.most_memory < MEMORY
     assert caller.failed == []
-    assert {sequence for _, sequence, _ in caller.digests} == {1}
+    assert {told.sequence for told in caller.told} == {1}

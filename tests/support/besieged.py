@@ -19,22 +19,34 @@ from typing import Any
 
 import bank
 from exequatur.client import Client
+from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
+from exequatur.values import Effect
 from stack import Process, free_port, until
 
 _SMALL = ("tools.json", "agents.json", "bank.cedar", "limits.json", "data.json", "cases/bank.yaml")
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One answer: when it was asked for (monotonic), how long that took, and what it named."""
+
+    at: float
+    took_s: float
+    sequence: int
+    digest: str
+    decision: str
+
+
 @dataclass
 class Caller:
-    """Looks at an account, time and again. `failed` holds what was no allow; `seconds` how long each call took."""
+    """Looks at an account, time and again; `failed` holds what was no allow."""
 
     client: Client
     pause_s: float
+    instance: str = ""
+    told: list[Told] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    digests: list[tuple[float, int, str]] = field(default_factory=list)
-    """When a call was sent (monotonic), and the sequence and the digest that its answer named."""
     _over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -42,13 +54,14 @@ class Caller:
         while not self._over.wait(self.pause_s):
             begun = time.monotonic()
             try:
-                answer = self.client.authorize("bank/look", {"account": "7"}, agent="teller")
+                answer = self.client.authorize("bank/look", {"account": "7"}, agent="teller", instance=self.instance)
             except Exception as error:  # noqa: BLE001 - whatever it was, it is a failure
                 self.failed.append(repr(error))
                 continue
-            self.seconds.append(time.monotonic() - begun)
-            self.digests.append((begun, answer.bundle_sequence, answer.bundle_sha256.hex()))
-            if answer.effect.name != "ALLOW":
+            took_s = time.monotonic() - begun
+            sequence, digest = answer.bundle_sequence, answer.bundle_sha256.hex()
+            self.told.append(Told(begun, took_s, sequence, digest, answer.decision_id))
+            if answer.effect is not Effect.ALLOW:
                 self.failed.append(repr(answer))
 
     def stop(self) -> None:
@@ -113,17 +126,31 @@ class Besieged:
         return client
 
     @contextlib.contextmanager
-    def calls(self, pause_s: float = 0.02) -> Iterator[Caller]:
-        """Have a caller ask all the time, as long as the context lasts."""
-        with self.client() as client:
-            caller = Caller(client, pause_s)
-            thread = threading.Thread(target=caller.run)
-            thread.start()
+    def calls(self, pause_s: float = 0.02, callers: int = 1) -> Iterator[list[Caller]]:
+        """Have callers ask all the time, each on a connection and a session of its own, while the context lasts."""
+        with contextlib.ExitStack() as stack:
+            asking = [
+                Caller(stack.enter_context(self.client(f"i{number}")), pause_s, f"i{number}")
+                for number in range(callers)
+            ]
+            threads = [threading.Thread(target=caller.run) for caller in asking]
+            for thread in threads:
+                thread.start()
             try:
-                yield caller
+                yield asking
             finally:
-                caller.stop()
-                thread.join()
+                for caller in asking:
+                    caller.stop()
+                for thread in threads:
+                    thread.join()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read what its workers put on record; it must not run any more."""
+        found: list[dict[str, Any]] = []
+        for folder in sorted(self.state.glob("spool-*")):
+            with contextlib.closing(Spool.open(folder, identity=UNSAFE_PLAINTEXT)) as spool:
+                found += [json.loads(data) for data in spool.read(1, 10**7, 2**31)]
+        return found
 
 
 def small() -> dict[str, bytes]:
