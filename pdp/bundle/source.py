@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
+from exequatur.key_folder import KeyFolder
 from exequatur.trust.archive import LIMITS
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
 from exequatur.trust.errors import EquivocationError, FormatError, NotYetValidError, RollbackError, TrustError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 ENDINGS: Final = (".tar.gz", ".tgz", ".tar")
 _SERVED: Final = replace(LIMITS, unpacked_bytes=LIMITS.archive_bytes)
 """What is signed to be served is not compressed: it unpacks to less than it is, and a bomb is seen early."""
-_KEY_BYTES: Final = 64 * 1024
 
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
@@ -222,17 +222,8 @@ def read_archive_file(path: Path) -> bytes:
 
 
 def read_keys(folder: Path) -> BundleKeys:
-    """Read a folder of public keys, all but hidden files; raises `TrustError`."""
-    files: dict[str, bytes] = {}
-    path = folder
-    try:
-        for path in sorted(folder.iterdir()):
-            if not path.name.startswith("."):
-                with _open_file(path) as file:
-                    files[path.name] = file.read(_KEY_BYTES)
-    except OSError as error:
-        raise FormatError(f"`{path}`: {_cannot_read(error)}") from None
-    return parse_key_set(files)
+    """Read a folder of public keys as whoever watches it does; raises `TrustError`."""
+    return KeyFolder(folder, parse_key_set).read()
 
 
 def _open_file(path: Path) -> BinaryIO:
