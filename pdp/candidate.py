@@ -6,6 +6,7 @@ when it has come into force, and when it halted; one that was halted is never tr
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -42,11 +43,17 @@ class Candidate:
         self._shown: tuple[str, int] | None = None
         self._before: Mapping[str, int] = {}
         self._looked = 0.0
+        self._turn = asyncio.Lock()
 
     async def turn(self, trusted: Trusted | None, floor: Floor | None, active: Held | None) -> None:
-        """Look for a candidate, if there is something in force beside which it can be tried."""
+        """Look for a candidate, if there is something in force beside which it can be tried. Raises `StoreError`."""
+        async with self._turn:
+            await self._look(trusted, floor, active)
+
+    async def _look(self, trusted: Trusted | None, floor: Floor | None, active: Held | None) -> None:
         if active is not None and self._held is not None and active.digest == self._held.digest:
             self._drop("it has come into force")
+            self._shown = None
         if active is None or not (self.due or time.monotonic() - self._looked >= LOOK_S):
             return
         self.due, self._looked = False, time.monotonic()
@@ -65,6 +72,8 @@ class Candidate:
             if held is not None:
                 self._held, self._shown = held, (held.digest, held.order.sequence)
                 self._before = self._trials(self._tenant)
+            if digest in self._halted:  # by a worker that was quick
+                self._drop(self._halted[digest])
 
     def halt(self, digest: str, reason: str) -> None:
         """Never try a candidate again that halted by itself."""

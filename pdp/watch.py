@@ -91,6 +91,7 @@ class Watch:
         asked = [asyncio.Event() for _ in sources]
         tasks = [self._ask(*pair) for pair in zip(sources, asked, strict=True)]
         tasks += [] if self._keys is None else [self._watch_keys(self._keys)]
+        tasks += [] if self.candidate is None else [self._watch_candidate(self.candidate)]
         running = [asyncio.create_task(task) for task in tasks]
         try:
             while True:
@@ -128,6 +129,8 @@ class Watch:
             await self.candidate.slot.source.refresh()
             self.candidate.due = True
         await self._guarded()
+        if self.candidate is not None:
+            await self._try(self.candidate)
 
     async def _ask(self, source: Source, asked: asyncio.Event) -> None:
         """Have a source ask its server for as long as we watch."""
@@ -162,6 +165,22 @@ class Watch:
             except Exception:
                 log.exception("the keys of `%s` could not be looked at", self.tenant)
             await asyncio.sleep(KEYS_S)
+
+    async def _watch_candidate(self, candidate: Candidate) -> None:
+        """See what may be tried, beside everything else: what is tried never delays what is served."""
+        while True:
+            await self._try(candidate)
+            await asyncio.sleep(LOOK_S)
+
+    async def _try(self, candidate: Candidate) -> None:
+        if self._fault:
+            return
+        try:
+            await candidate.turn(self._trusted(), self._shared.store.floor(self.tenant), self.held)
+        except StoreError as error:
+            candidate.slot.say(f"no candidate can be tried: {error}")
+        except Exception:
+            log.exception("looking for a candidate of `%s` failed", self.tenant)
 
     async def _judge_again(self, trusted: Trusted) -> None:
         """Verify what is in force by the keys as they are now."""
@@ -218,8 +237,6 @@ class Watch:
             await self._bring(look.found, trusted, now, floor)
         if self.held is None:
             await self._bring_kept(trusted, now, floor)
-        if self.candidate is not None and not self._fault:
-            await self.candidate.turn(trusted, floor, self.held)
 
     async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
         held = await self._slot.bring(found, trusted, now, floor)
