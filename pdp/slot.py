@@ -154,8 +154,8 @@ class Slot:
         self.coming = held
         took = await self._shared.crew.activate(held.order)
         log.info(
-            "bundle %s, sequence %d, is in force as %s: all workers committed to it within %.3f s",
-            *(held.digest[:12], held.order.sequence, self._role, took),
+            "bundle %s, sequence %d, is %s: all workers committed to it within %.3f s",
+            *(held.digest[:12], held.order.sequence, "in force" if self._role == ACTIVE else "tried", took),
             extra=self._about,
         )
         return held

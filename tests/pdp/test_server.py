@@ -251,7 +251,7 @@ def test_two_workers_change_policy_together_and_stay_in_service_when_it_is_withd
             status = clients[0].refresh_bundles()
             assert (status.serving, status.tenants[0].serving.sequence, status.tenants[0].behind) == (True, 2, ())
             until(lambda: all(look(client).bundle_sequence == 2 for client in clients), what="sequence 2")
-            took = re.findall(r"sequence 2, is in force as active: all workers .* within ([0-9.]+) s", pdp.log())
+            took = re.findall(r"sequence 2, is in force: all workers .* within ([0-9.]+) s", pdp.log())
             assert len(took) == 1
             assert float(took[0]) < 1
             assert pdp.metric("exequatur_bundle_sequence") == 2
