@@ -89,7 +89,11 @@ class Slot:
         look = await asyncio.to_thread(self.source.look, keys, now=now, floor=floor, serving=bytes.fromhex(serving))
         self.looked_at = now
         for fault in look.faults:
-            self.refuse(fault)
+            if fault in look.away:
+                self._note(fault)
+                log.error("no bundle comes from a source: %s", fault, extra=self._about)
+            else:
+                self.refuse(fault)
         if self._role == ACTIVE:
             self._shared.metrics.looked(self.feed.tenant, "found" if look.found else "fault" if look.faults else "same")
         return look
@@ -178,8 +182,7 @@ class Slot:
 
     def refuse(self, fault: str) -> None:
         """Say what is refused, and why."""
-        if fault not in self.faults:
-            self.faults.append(fault)
+        self._note(fault)
         self._shared.metrics.refused(self.feed.tenant)
         log.error("a %s is refused: %s", "bundle" if self._role == ACTIVE else "candidate", fault, extra=self._about)
 
@@ -189,6 +192,11 @@ class Slot:
             self._said = text
             self.faults.append(text)
             log.error("%s", text, extra=self._about)
+
+    def _note(self, fault: str) -> None:
+        """Keep a fault for the status."""
+        if fault not in self.faults:
+            self.faults.append(fault)
 
     @property
     def _about(self) -> dict[str, Any]:

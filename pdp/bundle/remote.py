@@ -137,7 +137,7 @@ class RemoteSource:
                 faults.append(f"`{self._asker.origin}`: {error}")
         new = tuple(fault for fault in faults if fault not in self._said)
         self._said = set(faults)
-        return Look(found, new, self._confirmed)
+        return Look(found, new, self._confirmed, tuple(fault for fault in new if fault == self._trouble))
 
     async def refresh(self) -> None:
         """Ask now."""

@@ -50,6 +50,8 @@ class Look:
     faults: tuple[str, ...]
     confirmed_at: datetime | None = None
     """When the origin last said what its newest bundle is, and that was one to be trusted; None before it did."""
+    away: tuple[str, ...] = ()
+    """Those of `faults` that say nothing about a bundle: the source could not be read, or has none."""
 
 
 class SourceError(Exception):
@@ -120,6 +122,7 @@ class FolderSource:
         """Look once; blocks to read files that are new."""
         faults: list[str] = []
         paths = self._paths(faults)
+        away = tuple(fault for fault in faults if fault not in self._said)
         anew, self._keys = keys is not self._keys, keys
         self._files = {path: self._look_at(path, self._files.get(path), now, anew=anew) for path in paths}
         faults += [file.fault for file in self._files.values() if file.fault and (file.settled or file.early)]
@@ -129,11 +132,11 @@ class FolderSource:
             found = self._open(*best, now=now)
         new = tuple(fault for fault in faults if fault not in self._said)
         self._said = set(faults)
-        return Look(found, new, self._confirmed)
+        return Look(found, new, self._confirmed, away)
 
     def _paths(self, faults: list[str]) -> list[Path]:
         try:
-            if not self._path.is_dir():
+            if not stat.S_ISDIR(self._path.stat().st_mode):
                 return [self._path]
             paths = [path for path in self._path.iterdir() if path.name.endswith(ENDINGS) and path.name[0] != "."]
         except OSError as error:

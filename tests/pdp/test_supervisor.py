@@ -274,6 +274,14 @@ async def test_what_is_not_proved_is_refused_once_and_what_the_machine_failed_is
     assert house.status()["refused"]["origin"] == "2.tar.gz"
 
 
+async def test_a_source_that_gives_nothing_is_not_called_a_refused_bundle(house, caplog):
+    async with house.open():
+        await until(lambda: any("holds no bundle" in fault for fault in house.status()["faults"]))
+        said = [record.getMessage() for record in caplog.records if "holds no bundle" in record.getMessage()]
+        assert len(said) == 1
+        assert said[0].startswith("no bundle comes from a source: ")
+
+
 async def test_a_floor_that_another_replica_raised_is_an_alarm_and_the_old_bundle_stays(house, monkeypatch):
     monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
     house.publish(1)

@@ -86,8 +86,10 @@ def test_a_broken_file_is_told_once_and_changes_nothing(folder):
     reader.look()
     (folder / "bad.tar.gz").write_bytes(publish(2)[:-9])
     assert reader.look() == FOUND_NOTHING  # somebody may still be writing it
-    (fault,) = reader.look().faults
+    look = reader.look()
+    (fault,) = look.faults
     assert fault.startswith("`bad.tar.gz`: ")
+    assert look.away == ()
     for _ in range(3):
         assert reader.look() == FOUND_NOTHING
     (folder / "bad.tar.gz").write_bytes(b"another way to be broken")
@@ -250,8 +252,10 @@ def test_a_restart_serves_what_the_floor_names(folder):
 def test_a_missing_folder_and_an_empty_one_are_told_once(folder, tmp_path):
     for path, why in ((tmp_path / "nowhere", "no such file"), (folder, "holds no bundle")):
         reader = Reader(path)
-        (fault,) = reader.look().faults
+        look = reader.look()
+        (fault,) = look.faults
         assert why in fault
+        assert look.away == (fault,), "nothing was said of a bundle"
         assert reader.look() == FOUND_NOTHING
     (folder / "a.tar.gz").write_bytes(publish())
     assert reader.look().found is not None
