@@ -5,6 +5,7 @@ Rules that hold here:
   leave `additionalProperties` out, and a member that nobody declared is one that no policy looks at.
 - References stay inside the schema; nothing is ever fetched.
 - Patterns run in linear time; one that cannot (look-around, back-references) is refused.
+- Alternatives multiply, and what they make of one value is bounded (`argument_work.py`).
 - A keyword of an older draft would be ignored silently, so it is refused.
 - What a violation says names members, never values.
 """
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 
 import jsonschema_rs
 
+from exequatur.argument_work import ANYWHERE, Graph, TooMuchError, Work, measure
 from exequatur.trust.canonical import Json, quoted
 
 
@@ -62,6 +64,7 @@ class ArgumentSchema:
 
     schema: Mapping[str, Json]
     _validator: jsonschema_rs.Draft202012Validator
+    _work: Work
 
     @classmethod
     def compile(cls, schema: Json, *, is_open: bool) -> "ArgumentSchema":
@@ -80,6 +83,10 @@ class ArgumentSchema:
             closed = _close(closed, document.listing())
             closed["unevaluatedProperties"] = False  # a tool that declares no members takes none
         try:
+            work = measure(id(schema), document.graph())
+        except TooMuchError as error:
+            raise SchemaError("", str(error)) from None
+        try:
             validator = jsonschema_rs.Draft202012Validator(
                 closed,
                 retriever=_refuse,
@@ -91,10 +98,14 @@ class ArgumentSchema:
             raise SchemaError(where, f"is not a usable JSON Schema 2020-12: {error.message}") from None
         except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaError("", f"is not a usable JSON Schema 2020-12: {error}") from None
-        return cls(closed, validator)
+        return cls(closed, validator, work)
 
     def check(self, arguments: Mapping[str, Json]) -> None:
         """Raise `ArgumentError` if the arguments do not satisfy the schema."""
+        if not (self._work.is_little or self._work.admits(dict(arguments))):
+            raise ArgumentError(
+                "the arguments nest too deep, or are too many, for the alternatives of the tool's schema"
+            )
         try:
             self._validator.validate(arguments)
         except jsonschema_rs.ValidationError as error:
@@ -187,6 +198,11 @@ class _Document:
                 raise SchemaError("", f"applies more than {_MOST_APPLIED} schemas by reference: write it plainer")
         return frozenset(found)
 
+    def graph(self) -> Graph:
+        """Give what each schema applies, to its value and to the parts of that."""
+        same = {id(node): self._applied(node) + _ids(_children("not", node.get("not", True))) for node in self._nodes}
+        return Graph(same, {id(node): _parts(node) for node in self._nodes})
+
     def _applied(self, node: dict[str, Json]) -> list[int]:
         """Give the ids of what a schema applies to the same instance."""
         items = [self.target(str(node[name])) for name in _REFERENCES if name in node]
@@ -194,6 +210,19 @@ class _Document:
             if keyword in node:
                 items.extend(item for _, item in _children(keyword, node[keyword]))
         return [id(item) for item in items if isinstance(item, dict)]
+
+
+def _parts(node: dict[str, Json]) -> dict[str, list[int]]:
+    """Give the ids of what a schema applies to the parts of its value, by the member's name."""
+    found: dict[str, list[int]] = {}
+    for keyword in node.keys() & (_PART | {"contains", "propertyNames"}):
+        for pointer, item in _children(keyword, node[keyword]):
+            found.setdefault(pointer if keyword == "properties" else ANYWHERE, []).extend(_ids([("", item)]))
+    return found
+
+
+def _ids(children: Iterable[tuple[str, Json]]) -> list[int]:
+    return [id(item) for _, item in children if isinstance(item, dict)]
 
 
 def _reached(starts: list[int], edges: Mapping[int, list[int]], most: int = 2**62) -> set[int]:

@@ -99,6 +99,12 @@ def _fan_out() -> dict[str, Any]:
     return {"properties": {"x": {"$ref": "#/$defs/l0"}}, "$defs": {**levels, "l6": {"type": "string"}}}
 
 
+def _ladder() -> dict[str, Any]:
+    """Alternatives inside each other: a million million looks at one text, in two kilobytes."""
+    steps = {f"l{n}": {"anyOf": [{"$ref": f"#/$defs/l{n + 1}"}] * 2} for n in range(40)}
+    return {"properties": {"x": {"$ref": "#/$defs/l0"}}, "$defs": {**steps, "l40": {"type": "string"}}}
+
+
 @functools.cache
 def _laughs() -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -222,6 +228,7 @@ INSIDE: Final[dict[str, tuple[str, Make]]] = {
         {"engine": "cedar", "role": "decide"}, {"engine": "rego", "role": "restrict", "entrypoint": "../../x"},
     ])),
     "tools-fan-out": ("its arguments have more than 10000 parts|schema", tool(_fan_out())),
+    "tools-alternatives": ("looks at one value more than 1000 times", tool(_ladder())),
     "tools-reference-outside": (r"`tools.json:\d+`", tool({"properties": {"x": {"$ref": "file:///etc/passwd"}}})),
     "tools-slow-pattern": (r"`tools.json:\d+`", tool({"properties": {"x": {"type": "string", "pattern": "^(?=(a+)+$)"}}})),
     "tools-huge-pattern": (r"`tools.json:\d+`", tool({"properties": {"x": {"type": "string", "pattern": "((a{1000}){1000}){1000}"}}})),
