@@ -201,6 +201,8 @@ class Registry:
                 return
             challenges = reply.headers.get_list("www-authenticate")
             refused = reply.refused()
+            if reply.elsewhere:  # who nobody named is given no password, nor says who is
+                raise refused
         got = await self._answer(challenges)
         if got is None:
             raise refused

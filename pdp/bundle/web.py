@@ -139,6 +139,8 @@ class Reply:
         """Wrap what httpx gave."""
         self._response, self._limits = response, limits
         self.status, self.headers = response.status_code, response.headers
+        self.elsewhere = False
+        """Whether another server answers than the one that was named."""
 
     @property
     def media_type(self) -> str:
@@ -217,6 +219,7 @@ class Visit:
             if not elsewhere:
                 raise SourceError(f"it redirects to {quoted(url.host)}: name that server instead, if you trust it")
             async with self.stranger() as visit, visit.ask(method, url, {}, elsewhere=True) as reply:
+                reply.elsewhere = True
                 yield reply
                 return
         raise SourceError(f"it redirects more than {REDIRECTS} times")

@@ -313,6 +313,31 @@ async def test_a_layer_may_come_from_elsewhere_which_hears_nothing_of_us(tmp_pat
             assert "size or its digest differs" in await fault(address, access)
 
 
+@pytest.mark.parametrize("challenge", ['Bearer realm="https://{host}/steal"', 'Basic realm="x"'])
+async def test_a_store_elsewhere_that_asks_for_a_password_is_given_none(tmp_path, challenge):
+    """It is anybody whom the registry names: its challenge would have our password sent wherever it likes."""
+    authority, heard = Authority(tmp_path), []
+    tls, token = authority.issue("server"), tmp_path / "token"
+    token.write_text("name:password")
+
+    async def store(asked, writer) -> None:
+        heard.append((asked.path, asked.headers.get("authorization", "")))
+        writer.write(answer(401, WWW_Authenticate=challenge.format(host=asked.headers["host"])))
+
+    async with scripted(store, tls=tls) as elsewhere:
+
+        async def handler(asked, writer) -> None:
+            if "/blobs/" in asked.path:
+                writer.write(answer(307, Location=f"{elsewhere}/there"))
+            else:
+                writer.write(answer(200, manifest(publish(1)), Content_Type=MANIFEST_TYPE))
+
+        async with scripted(handler, tls=tls) as url:
+            address, access = f"oci://{urlsplit(url).netloc}/policy:live", Access(token=token, roots=authority.roots)
+            assert "it answers with 401" in await fault(address, access)
+    assert set(heard) == {("/there", "")}
+
+
 async def test_what_has_not_changed_is_not_read_again():
     """Registries count who reads a manifest, and let them read so many in an hour."""
     asked, data = [], publish(1)
