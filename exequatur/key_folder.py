@@ -19,6 +19,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from exequatur.disk import reason
 from exequatur.trust.errors import FormatError, TrustError
+from exequatur.trust.key_policy import FILE
 
 FILE_BYTES: Final = 64 * 1024
 """The largest file, in bytes: a key of RSA-16384 has 3 KiB, a policy of a hundred keys 20."""
@@ -87,6 +88,7 @@ class KeyFolder(Generic[T]):
         files, fresh, fault = self._files, keys, ""
         try:
             if (files := _read(self.path)) != self._files:
+                _check_kept(self._files, files)
                 fresh = self._parse(files)
         except TrustError as error:
             fault = str(error)
@@ -159,6 +161,12 @@ def _read(path: Path) -> dict[str, bytes]:
                 raise FormatError(f"`{name}` is a link that leaves the folder: put the file itself there")
             files[name] = _content(real, name)
     return files
+
+
+def _check_kept(before: Mapping[str, bytes], files: Mapping[str, bytes]) -> None:
+    """Refuse a folder that lost its `keys.json`: what it held back, revoked keys too, would be trusted again."""
+    if FILE in before and FILE not in files:
+        raise FormatError(f"`{FILE}` is gone: without it each key alone would be enough: put it back, or start anew")
 
 
 def _content(path: Path, name: str) -> bytes:

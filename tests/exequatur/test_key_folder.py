@@ -168,6 +168,20 @@ def test_the_last_good_stays_and_a_fault_is_said_once(path, keys):
     assert settle(keys) == ["`a` is bad"]
 
 
+def test_a_folder_that_loses_its_policy_trusts_nobody_anew(path, keys):
+    """Without `keys.json` each key is enough, the revoked ones too: a file that is gone must not say so."""
+    (path / "keys.json").write_bytes(b"{}")
+    assert settle(keys) == ["changed"]
+    held = dict(keys.keys)
+    (path / "keys.json").unlink()
+    (text,) = settle(keys)
+    assert text.startswith("`keys.json` is gone: without it each key alone would be enough")
+    assert keys.keys == held
+    (path / "keys.json").write_bytes(b"{ }")
+    assert settle(keys) == ["changed"]
+    assert (keys.keys["keys.json"], keys.fault) == (b"{ }", "")
+
+
 def test_nothing_is_read_while_nothing_moves(path, keys, monkeypatch):
     monkeypatch.setattr("exequatur.key_folder._content", lambda *_: pytest.fail("a file was read"))
     for _ in range(5):
