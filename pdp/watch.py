@@ -70,9 +70,10 @@ class Watch:
         self._lost = ""
         self._shared, self._keys = shared, keys
         self._slot = Slot(feed, ACTIVE, source, shared)
-        self._confirmed = confirmed_at
+        self._confirmed, self._heard = confirmed_at, confirmed_at
         self._stood: datetime | None = None
         self._renewed = False
+        self._ends: datetime | None = None  # of what is in force, by keys that the workers have not heard of
         self._kept_tried = False
         self._woken, self._turn = asyncio.Event(), asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
@@ -149,16 +150,21 @@ class Watch:
 
     async def _watch_keys(self, keys: KeyFolder[Trusted]) -> None:
         """See when keys change: what they do not vouch for any more is withdrawn, whatever else goes on."""
+        judged = True
         while True:
             try:
                 seen = await asyncio.to_thread(keys.look)
+                # Until that was done, and not only tried: what breaks here must leave no revocation unheard.
+                judged = judged and not seen.changed and not self._is_over
                 if seen.fault:
                     self._shared.alarm(
                         f"the keys of tenant `{self.tenant}` in `{keys.path}` are as they were: {seen.fault}"
                     )
                 if seen.changed:
                     log.info("the keys of `%s` have changed", self.tenant)
+                if not judged:
                     await self._judge_again(seen.keys)
+                    judged = True
                     if self.candidate is not None:
                         self.candidate.due = True
                     self._woken.set()
@@ -185,11 +191,13 @@ class Watch:
     async def _judge_again(self, trusted: Trusted) -> None:
         """Verify what is in force by the keys as they are now."""
         held, reason, now = self.held, "", datetime.now(UTC)
+        self._ends = None
         if held is None or not held.bundle.signed:
             return
         try:
             again = await asyncio.to_thread(open_bundle, held.data, trusted.keys, now=now, tenant=self.tenant)
-            self._renewed = self._renewed or again.expires_at != held.bundle.expires_at
+            if again.expires_at != held.bundle.expires_at:
+                self._renewed, self._ends = True, again.expires_at
         except NotYetValidError:
             pass
         except ExpiredError as error:
@@ -230,7 +238,10 @@ class Watch:
             await self._bring_kept(trusted, now, floor)
         look = await self._slot.look(trusted, now, floor, "" if self.held is None else self.held.digest)
         if look.confirmed_at is not None:
-            self._confirmed = min(look.confirmed_at, now)
+            if look.confirmed_at != self._heard:
+                self._heard = self._confirmed = look.confirmed_at
+            # A clock that was ahead and is not any more must not make one answer new for as long as it was ahead.
+            self._confirmed = min(self._confirmed or now, now)
             self._shared.metrics.confirmed(self.tenant, self._confirmed)
         self._stand()
         if look.found is not None and not self._fault:
@@ -241,10 +252,10 @@ class Watch:
     async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
         held = await self._slot.bring(found, trusted, now, floor)
         if held is not None:
-            self._renewed = False
             self._shared.metrics.activated(self.tenant, held.order.sequence, held.bundle.expires_at)
             # Only now: what was served before it must not be trusted again for a moment.
             if trusted is self._trusted():
+                self._renewed = False
                 self._withdraw("")
 
     async def _renew(self, trusted: Trusted | None, now: datetime) -> None:
@@ -259,7 +270,7 @@ class Watch:
             return
         held = await self._slot.again(self.held, replace(bundle, files={}), trusted, now)
         if held is not None:
-            self._renewed = False
+            self._renewed = trusted is not self._trusted()
             self._shared.metrics.activated(self.tenant, held.order.sequence, held.bundle.expires_at)
 
     async def _bring_kept(self, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
@@ -306,6 +317,11 @@ class Watch:
 
     def _trusted(self) -> Trusted | None:
         return None if self._keys is None else self._keys.keys
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether what is in force has ended by the keys as they are now, whatever keeps the workers from knowing."""
+        return self._ends is not None and datetime.now(UTC) >= self._ends
 
     @property
     def _fault(self) -> str:

@@ -201,6 +201,82 @@ async def test_a_key_whose_end_is_moved_moves_the_end_of_what_it_signed(house):
         await until(lambda: all(worker.standing().withdrawn for worker in house.workers))
 
 
+async def test_a_revocation_that_could_not_be_judged_is_judged_again(house, monkeypatch):
+    """The folder says once that it has changed: a machine out of memory then must not keep what was revoked."""
+    house.trust("ops", "ann", keys=OWNER)
+    house.publish(1)
+    verify, failed = watch.open_bundle, []
+
+    def fail_once(*given, **options):
+        if not failed:
+            failed.append(given)
+            raise MemoryError
+        return verify(*given, **options)
+
+    async with house.open():
+        await until(served(house, 1, 1))
+        monkeypatch.setattr(watch, "open_bundle", fail_once)
+        house.trust("ops", "ann", keys=OWNER, revoked=["ops"])
+        await until(lambda: all("`ops` is revoked" in worker.standing().withdrawn for worker in house.workers))
+        assert failed
+
+
+async def test_a_keys_end_that_is_moved_while_workers_commit_is_no_less_its_end(house, monkeypatch):
+    house.publish(1)
+    commit, held = Orders._commit, []
+
+    def slow(self, key, order):
+        if self is house.workers[1].orders and not held:
+            held.append(lambda: commit(self, key, order))
+        else:
+            commit(self, key, order)
+
+    async with house.open():
+        await until(served(house, 1, 1))
+        monkeypatch.setattr(Orders, "_commit", slow)
+        house.publish(2)
+        await until(lambda: held)
+        end = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+        house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
+        await until(lambda: house.supervisor._watches["default"]._renewed)
+        held[0]()
+        await until(served(house, 2, 2))
+        await until(lambda: [worker.standing().snapshot.expires_at for worker in house.workers] == [end, end])
+
+
+async def test_a_keys_end_comes_also_while_the_workers_cannot_be_told_of_it(house, monkeypatch):
+    """Keys that broke since, or a proof that takes minutes, keep workers from loading anew what will end sooner."""
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        monkeypatch.setattr(watch.Watch, "_fault", "the folder is broken by now")
+        end = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
+        house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
+        await until(lambda: all("was good until" in worker.standing().withdrawn for worker in house.workers))
+
+
+async def test_a_clock_that_was_ahead_makes_no_policy_fresh(house, monkeypatch):
+    """A source that was heard an hour from now is away since: for that hour its policy would never be stale."""
+    ahead = timedelta(hours=1)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + ahead
+
+    house.publish(1)
+    async with house.open(max_staleness_s=1):
+        await until(served(house, 1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(watch, "datetime", Clock)
+            look = house.supervisor._watches["default"]
+            await until(lambda: look._confirmed > datetime.now(UTC) + ahead / 2)
+            (house.folder / "bundles" / "1.tar.gz").rename(house.folder / "away.tar.gz")
+            await until(lambda: house.status()["faults"])
+        await until(lambda: house.status()["state"] == "stale")
+        assert all(worker.standing().silenced(datetime.now(UTC)) for worker in house.workers)
+
+
 async def test_a_source_that_is_not_heard_makes_policy_stale_also_over_a_restart(house):
     house.publish(1)
     async with house.open(max_staleness_s=1):
