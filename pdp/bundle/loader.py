@@ -277,6 +277,8 @@ def _ask_child(data: bytes, limits: ProofLimits, opa_binary: Path | None) -> tup
         raise NotProved(f"no process to prove it: {(error.strerror or str(error)).lower()}") from None
     if done.returncode == -signal.SIGXCPU:
         raise BundleRejected(f"it used more than {limits.cpu_s} s of processor time to be proved")
+    if done.returncode == -signal.SIGKILL:  # no limit of ours ends so: it was the machine, whose memory ran out, say
+        raise NotProved("the process that proved it was killed by somebody else: has this machine memory enough")
     if done.returncode < 0:
         raise BundleRejected(f"the bundle killed the process that proved it (signal {-done.returncode})")
     line, newline, module = done.stdout.partition(b"\n")

@@ -16,7 +16,7 @@ from exequatur.trust.archive import write_archive
 from exequatur.trust.bundle import Floor
 from pdp.bundle import loader
 from pdp.bundle.build import compile_rego
-from pdp.bundle.loader import BundleRejected, ProofLimits, keep, load, prove
+from pdp.bundle.loader import BundleRejected, NotProved, ProofLimits, keep, load, prove
 from policies import opa
 from publisher import NOW, built, keys, make, publish, sources
 
@@ -132,6 +132,13 @@ def test_rego_that_loops_in_each_case_is_stopped_by_fuel_and_then_fails_its_case
 def test_a_native_crash_is_told_by_its_signal(child):
     child("os.kill(os.getpid(), 11)")
     assert refusal(publish()) == "the bundle killed the process that proved it (signal 11)"
+
+
+def test_a_machine_that_kills_the_proof_says_nothing_about_the_bundle(child):
+    """The kernel does so when memory runs out: were the bundle refused for good, the old one would stay."""
+    child("os.kill(os.getpid(), 9)")
+    with pytest.raises(NotProved, match="was killed by somebody else"):
+        prove(publish(), keys(), now=NOW)
 
 
 def test_a_bundle_that_hangs_is_not_waited_for(child):
