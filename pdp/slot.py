@@ -94,6 +94,8 @@ class Slot:
                 log.error("no bundle comes from a source: %s", fault, extra=self._about)
             else:
                 self.refuse(fault)
+        for fault in look.alarms:
+            self._shared.alarm(f"tenant `{self.feed.tenant}`: {fault}")
         if self._role == ACTIVE:
             self._shared.metrics.looked(self.feed.tenant, "found" if look.found else "fault" if look.faults else "same")
         return look

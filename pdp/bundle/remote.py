@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor
-from exequatur.trust.errors import NotYetValidError, TrustError
+from exequatur.trust.errors import EquivocationError, NotYetValidError, TrustError
 from exequatur.trust.keys import BundleKeys
 from pdp.bundle.source import Found, Look, SourceError, is_over, open_bundle
 
@@ -130,14 +130,17 @@ class RemoteSource:
     def look(self, keys: BundleKeys | None, *, now: datetime, floor: Floor | None, serving: bytes = b"") -> Look:
         """Look at what came last."""
         got, faults, found = self._got, [fault for fault in (self._trouble, self._liar) if fault], None
+        twofold = ""
         if got is not None:
             try:
                 found = self._judge(got, keys, now, floor, serving)
             except TrustError as error:
                 faults.append(f"`{self._asker.origin}`: {error}")
+                twofold = faults[-1] if isinstance(error, EquivocationError) else ""
         new = tuple(fault for fault in faults if fault not in self._said)
         self._said = set(faults)
-        return Look(found, new, self._confirmed, tuple(fault for fault in new if fault == self._trouble))
+        away, alarms = (tuple(fault for fault in new if fault == one) for one in (self._trouble, twofold))
+        return Look(found, new, self._confirmed, away, alarms)
 
     async def refresh(self) -> None:
         """Ask now."""

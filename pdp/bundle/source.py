@@ -52,6 +52,8 @@ class Look:
     """When the origin last said what its newest bundle is, and that was one to be trusted; None before it did."""
     away: tuple[str, ...] = ()
     """Those of `faults` that say nothing about a bundle: the source could not be read, or has none."""
+    alarms: tuple[str, ...] = ()
+    """Those of `faults` that nobody but who may sign can have made: two bundles of one sequence."""
 
 
 class SourceError(Exception):
@@ -126,13 +128,14 @@ class FolderSource:
         anew, self._keys = keys is not self._keys, keys
         self._files = {path: self._look_at(path, self._files.get(path), now, anew=anew) for path in paths}
         faults += [file.fault for file in self._files.values() if file.fault and (file.settled or file.early)]
-        best = self._best(floor, faults, now)
+        twofold: list[str] = []
+        best = self._best(floor, faults, twofold, now)
         found = None
         if best is not None and best[1].digest != serving:
             found = self._open(*best, now=now)
         new = tuple(fault for fault in faults if fault not in self._said)
         self._said = set(faults)
-        return Look(found, new, self._confirmed, away)
+        return Look(found, new, self._confirmed, away, tuple(fault for fault in new if fault in twofold))
 
     def _paths(self, faults: list[str]) -> list[Path]:
         try:
@@ -164,7 +167,9 @@ class FolderSource:
             return _File(stamp, None, f"`{path.name}`: {error}", settled=same, early=early)
         return _File(stamp, replace(bundle, files={}), settled=same or bundle.signed)
 
-    def _best(self, floor: Floor | None, faults: list[str], now: datetime) -> tuple[Path, VerifiedBundle] | None:
+    def _best(
+        self, floor: Floor | None, faults: list[str], twofold: list[str], now: datetime
+    ) -> tuple[Path, VerifiedBundle] | None:
         """Choose among the files that are good: the highest sequence; unsigned, the newest file."""
         good = [(path, file.bundle, file.stamp) for path, file in self._files.items() if file.bundle and file.settled]
         for path, bundle, _ in sorted(good, key=lambda item: (item[1].sequence, item[2]), reverse=True):
@@ -173,6 +178,8 @@ class FolderSource:
                     _check_place(bundle, (other for _, other, _ in good), floor)
             except TrustError as error:
                 faults.append(f"`{path.name}`: {error}")
+                if isinstance(error, EquivocationError):
+                    twofold.append(faults[-1])
                 if isinstance(error, RollbackError):
                     return None  # what comes after is older still, and nobody needs to be told
                 continue

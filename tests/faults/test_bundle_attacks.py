@@ -133,6 +133,7 @@ def test_equivocation_is_refused(siege):
     """The attacker has everybody's keys, and signs another bundle of the same number."""
     siege.attack(by(BOB, ALICE, sequence=siege.sequence, bank_cedar=EVIL))
     siege.refused(f"sequence {siege.sequence} was served with other content")
+    siege.alarmed("somebody signed two bundles")
 
 
 def test_keys_compromised_below_the_threshold_sign_nothing(siege):

@@ -216,6 +216,7 @@ def test_a_second_bundle_of_the_sequence_in_force_is_refused(folder):
     look = reader.look()
     assert look.found is None
     assert ["somebody signed two bundles" in fault for fault in look.faults] == [True]
+    assert look.alarms == look.faults, "only who may sign can have made it"
 
 
 def test_a_copy_of_the_same_bundle_is_no_quarrel(folder):

@@ -35,6 +35,8 @@ async def test_a_bundle_that_does_not_verify_is_told_and_what_is_served_stays():
             look = await reader.ask()
             assert look.found is None
             assert why in look.faults[0]
+            assert look.alarms == (look.faults if "two bundles" in why else ()), "only who may sign can have made it"
+            assert look.away == ()
             assert (await reader.ask()).faults == ()
         assert reader.sequence == 3
 
