@@ -163,13 +163,11 @@ def test_mix_and_match_is_refused(siege):
 
 def test_endless_data_is_cut_off(siege):
     """The attacker sends an answer that never ends, from an archive that begins well."""
-    siege.mirror.sent = 0
     siege.attack(siege.newest)
     siege.mirror.endless = True
     try:
         siege.refused(str(LIMITS.archive_bytes))
-        # What the kernel holds on the way is sent too, and it may have been asked once more.
-        assert siege.mirror.sent < 4 * LIMITS.archive_bytes
+        assert LIMITS.archive_bytes < siege.mirror.most < 2 * LIMITS.archive_bytes  # the kernel holds some on the way
     finally:
         siege.mirror.endless = False
     assert siege.target.most_memory < 400 * 2**20

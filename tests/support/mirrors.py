@@ -21,8 +21,8 @@ class Mirror:
     down: bool = False
     """Answer with an error."""
     asked: int = 0
-    sent: int = 0
-    """Bytes, of all answers together."""
+    most: int = 0
+    """Bytes, of the longest answer without an end."""
 
 
 @contextlib.contextmanager
@@ -49,15 +49,15 @@ def mirror() -> Iterator[Mirror]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-            found.sent += len(body)
 
         def _go_on(self) -> None:
             self.close_connection = True
-            chunk = found.data[:65536]
+            chunk, sent = found.data[:65536], 0
             with contextlib.suppress(OSError):
                 while found.endless:
                     self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
-                    found.sent += len(chunk)
+                    sent += len(chunk)
+                    found.most = max(found.most, sent)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as its base has it
             pass
