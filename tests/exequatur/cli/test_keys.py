@@ -117,7 +117,7 @@ def test_a_folder_of_keys_is_shown_as_whoever_verifies_reads_it(people):
     assert {kid for kid, row in rows.items() if row["expired"]} == {"bob"}
     assert (rows["alice"]["tenants"], rows["ci"]["scope"]) == (["acme"], "prod")
     assert rows["lost"]["fingerprint"] is None
-    text = show(people)
+    text = " ".join(show(people).split())  # a long path wraps the line
     for word in (
         "2 of 2 owners who can sign now",
         "revoked",
