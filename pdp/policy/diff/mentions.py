@@ -1,8 +1,8 @@
 """What the policies of two bundles read of a fact, and which of its words they name.
 
 Rules: a mark that only ever forbids tightens where it is added; one that a permit asks for, or an exception of a
-forbid, may widen. Cedar that compares a fact with words of its own names them; where it does otherwise, and where Rego
-reads the fact at all, anything may hang on any word.
+forbid, however that is put, may widen. Cedar that compares a fact with words of its own names them; where it does
+otherwise, and where Rego reads the fact at all, anything may hang on any word.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Final
 
 from pdp.engine.statements import ALL, Statement
 
-_WORD: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_EXCEPT: Final = re.compile(r"\bunless\b|!")
+_CONDITIONS: Final = re.compile(r"\b(?:when|unless)\s*(?://[^\n]*\s*)*\{.*", re.DOTALL)
+_EXCEPT: Final = re.compile(
+    r"\bunless\b|!|\bif\b|\bisEmpty\b|==(?!\s*[\"\d-])|\bcontains(?:All|Any)?\s*\((?!\s*[\"\[])"
+)
+"""What may turn a condition round: a word that makes it hold may then keep it from holding."""
 _NAMED: Final = r"(?!\s*\.\s*contains(?:All|Any)?\s*\(\s*(?:\"|\[\s*\"))"
 """Behind a fact: what follows is no comparison with words of the policy's own."""
 
@@ -24,15 +27,13 @@ class Mentions:
 
     def __init__(self, bundles: Iterable[Mapping[str, bytes]], statements: Iterable[Statement]) -> None:
         """Look at the Rego of the bundles, and at these policies of Cedar."""
-        self._permits: set[str] = set()
         self._loosening: list[Statement] = []
         self._tightening: list[Statement] = []
         self._reads: set[tuple[str, str]] = set()
         for statement in statements:
-            twofold = _EXCEPT.search(statement.text) is not None
+            conditions = _CONDITIONS.search(statement.text)
+            twofold = conditions is not None and _EXCEPT.search(conditions[0]) is not None
             self._reads |= statement.reads
-            if statement.permits:
-                self._permits.update(_WORD.findall(statement.text))
             if statement.permits or twofold:
                 self._loosening.append(statement)
             if not statement.permits or twofold:
@@ -40,9 +41,11 @@ class Mentions:
         sources = (data for files in bundles for name, data in files.items() if name.endswith(".rego"))
         self._rego = "\n".join(data.decode("utf-8", "replace") for data in sources)
 
-    def permitted(self, word: str) -> bool:
-        """Whether a permit of Cedar names it."""
-        return word in self._permits
+    def may_free(self, group: str, member: str) -> bool:
+        """Whether something could be allowed because a tool is in a group, which policies also read as a fact."""
+        return self.reads("tool", member) or any(
+            f'"{group}"' in statement.text or "\\" in statement.text for statement in self._loosening
+        )
 
     def may_loosen(self, member: str, words: Iterable[str]) -> bool:
         """Whether something could be allowed because these words are in a fact."""

@@ -2,7 +2,7 @@
 
 Rules: a tool that is new can be used now, if a policy permits it; a definition is pinned whole, so that another one is
 another tool, and somebody must have read it; a mark that holds a tool back (`write`, `bulk`, `egress`, `outage: deny`)
-tightens, unless a permit names its group.
+tightens, unless a policy could allow something for it.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def _tool(at: str, old: Tool, new: Tool, words: Mentions) -> Iterator[Change]:
 def _marks(at: str, old: Tool, new: Tool, words: Mentions) -> Iterator[Change]:
     """Compare what puts a tool into groups."""
     if old.access != new.access:
-        held = _holding("write", words) if new.access == "write" else _WIDER
+        held = _holding("write", "access", words) if new.access == "write" else _WIDER
         yield Change(f"{at}:access", held, f"access: {old.access} → {new.access}")
     for member in ("bulk", "egress"):
         one, other = getattr(old, member), getattr(new, member)
         if one != other:
             text = f"it is marked as `{member}`" if other else f"it is not marked as `{member}` any more"
-            yield Change(f"{at}:{member}", _holding(member, words) if other else _WIDER, text)
+            yield Change(f"{at}:{member}", _holding(member, member, words) if other else _WIDER, text)
     if old.outage != new.outage:
-        held = _holding("dangerous", words) if new.outage == "deny" else _WIDER
+        held = _holding("dangerous", "dangerous", words) if new.outage == "deny" else _WIDER
         yield Change(f"{at}:outage", held, f"while no decision point answers: {old.outage} → {new.outage}")
 
 
-def _holding(group: str, words: Mentions) -> Direction:
-    return _CHANGED if words.permitted(group) else _TIGHTER
+def _holding(group: str, member: str, words: Mentions) -> Direction:
+    return _CHANGED if words.may_free(group, member) else _TIGHTER
 
 
 def _arguments(at: str, old: Tool, new: Tool) -> Iterator[Change]:

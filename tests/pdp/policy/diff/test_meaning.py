@@ -237,6 +237,39 @@ def test_what_nobody_can_tell_is_neither_tighter_nor_nothing(name, edit):
     assert written(usual(), side(edited(edit).files()))[name].direction is Direction.CHANGED
 
 
+MARKED = 'forbid (principal, action, resource) when { ! (action in Action::"bulk") };'
+FREED = [
+    (MARKED, {"bulk": True}),
+    ('forbid (principal, action, resource) unless { action in Action::"write" };', {"access": "write"}),
+    ("forbid (principal, action, resource) when { context.tool.bulk == false };", {"bulk": True}),
+    ('permit (principal, action in Action::"\\u{77}rite", resource);', {"access": "write"}),
+    ("permit (principal, action, resource) when { context.tool.egress };", {"egress": True}),
+]
+CONDITIONS = [
+    'context.session.labels.contains("odd") ==  false',
+    'context.session.labels == ["untrusted_input"]',
+    "context.session.labels.isEmpty()",
+    '["untrusted_input"].containsAll( context.session.labels)',
+    'if context.session.labels.contains("odd") then false else true',
+]
+FREED += [
+    (f"forbid (principal, action, resource) when {{ {condition} }};", {"labels": ["untrusted_input", "odd"]})
+    for condition in CONDITIONS
+]
+
+
+@pytest.mark.parametrize(("rule", "marks"), FREED)
+def test_a_mark_that_frees_a_tool_is_not_called_tighter(rule, marks):
+    """A mark holds a tool back, but where a policy turns it round: what a forbid excepts may run with it."""
+
+    def ruled(draft: Draft) -> None:
+        draft.cedar = {"all": "permit (principal, action, resource);", "turned": rule}
+
+    marked = edited(lambda draft: [ruled(draft), of_tool("git/log", **marks)(draft)])
+    (change,) = written(side(edited(ruled).files()), side(marked.files())).values()
+    assert (change.direction, change.id) == (Direction.CHANGED, f"tool:git/log:{next(iter(marks))}")
+
+
 @pytest.mark.parametrize("number", range(len(HARMLESS)), ids=[name for name, _ in HARMLESS])
 def test_what_is_harmless_wants_nobodys_word(number):
     changes = found(usual(), side(edited(HARMLESS[number][1]).files())).values()
