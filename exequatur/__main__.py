@@ -33,9 +33,9 @@ def main() -> None:
     target = DAEMONS.get(tuple(sys.argv[1:3]))  # type: ignore[arg-type]
     if target is None:
         try:
-            from exequatur.cli.app import app  # noqa: PLC0415
+            from exequatur.cli.app import command  # noqa: PLC0415
 
-            app()
+            command(*sys.argv[1:2])()
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
         except OSError as error:

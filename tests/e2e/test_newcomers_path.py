@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from exequatur.cli.app import app
+from exequatur.cli.app import command
 from pki import Authority
 from policies import opa
 from stack import Process, free_port
@@ -64,7 +64,7 @@ def desk(monkeypatch):
 
 
 def run(*words: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(command(), words)
     assert result.exit_code == code, f"{' '.join(words)}\n{result.output}{result.stderr}"
     return result.stdout
 

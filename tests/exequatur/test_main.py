@@ -23,7 +23,7 @@ def test_no_traceback_for_ctrl_c_or_an_answer_that_cannot_be_written(monkeypatch
         raise error
 
     monkeypatch.setattr(sys, "argv", ["exequatur", "policy", "check", "x"])
-    monkeypatch.setattr(cli, "app", stop)
+    monkeypatch.setattr(cli, "command", lambda _: stop)
     with pytest.raises(SystemExit) as left:
         command.main()
     assert left.value.code == said
