@@ -101,16 +101,16 @@ def serve(settings: type[S], argv: Sequence[str], main: Callable[[S, asyncio.Eve
 
 def config(settings: type[Settings], argv: Sequence[str]) -> int:
     """Print the settings that would be in force; returns the exit code."""
-    found = _load(settings, argv)
+    found = _load(settings, argv, verb="config")
     if found is None:
         return CONFIG
     sys.stdout.write(describe(found))
     return OK
 
 
-def _load(settings: type[S], argv: Sequence[str]) -> S | None:
+def _load(settings: type[S], argv: Sequence[str], *, verb: str = "") -> S | None:
     try:
-        return settings.load(argv, os.environ)
+        return settings.load(argv, os.environ, verb=verb)
     except SettingsError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)  # noqa: T201

@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_origin
+from typing import Any, ClassVar, Literal, NoReturn, Self, get_origin
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -40,9 +40,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @classmethod
-    def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Self:
-        """Merge flags, environment and `--config FILE` (TOML); raises `SettingsError` with every fault."""
-        flags = vars(_parser(cls).parse_args(list(argv)))
+    def load(cls, argv: Sequence[str], environ: Mapping[str, str], *, verb: str = "") -> Self:
+        """Merge flags, environment and `--config FILE` (TOML); raises `SettingsError` with every fault.
+
+        `verb` is what was asked for, where that is not the last word of `program`.
+        """
+        flags = vars(_parser(cls, verb).parse_args(list(argv)))
         path = flags.pop("config") or environ.get(f"{cls.env_prefix}CONFIG")
         faults: list[str] = []
         from_file = _read_file(path, faults) if path else {}
@@ -100,10 +103,21 @@ def describe(settings: Settings) -> str:
     return "\n".join(sorted(lines, key=lambda line: line.startswith("[["))) + "\n"
 
 
-def _parser(cls: type[Settings]) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags as everything else is said: in one line, without all flags above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        _, found, unknown = message.partition("unrecognized arguments: ")
+        text = f"`{unknown.split()[0]}` is not a setting" if found else message
+        self.exit(2, f"error: {text}: see `{self.prog} --help`\n")
+
+
+def _parser(cls: type[Settings], verb: str = "") -> argparse.ArgumentParser:
     """Make one flag a field; a flag that is not given leaves no trace, so that it cannot hide another source."""
-    parser = argparse.ArgumentParser(
-        prog=cls.program,
+    parser = _Parser(
+        prog=f"{cls.program.rpartition(' ')[0]} {verb}" if verb else cls.program,
+        usage="%(prog)s [SETTING]...",
         description=(cls.__doc__ or "").strip(),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -127,8 +141,10 @@ def _is_list(annotation: Any) -> bool:
 def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}")
+    except OSError as error:
+        faults.append(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}")
+    except UnicodeDecodeError:
+        faults.append(f"`{path}` cannot be read: not UTF-8")
     except tomllib.TOMLDecodeError as error:
         faults.append(f"`{path}` is not TOML: {str(error)[:1].lower()}{str(error)[1:]}")
     return {}

@@ -119,15 +119,14 @@ def own_identity(files: TlsFiles | None) -> str:
     if files is None:
         return UNSAFE_PLAINTEXT
     try:
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        certificate = x509.load_pem_x509_certificate(files.read()[0])
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (OSError, ValueError, x509.ExtensionNotFound):
+    except (ValueError, x509.ExtensionNotFound):
         uris = []
     ids = [uri for uri in uris if uri.startswith("spiffe://")]
     if len(ids) != 1:
         raise ListenError(f"`{files.certificate}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
-    files.read()
     return ids[0]
 
 

@@ -89,6 +89,7 @@ def _summary(value: Mapping[str, Any]) -> Text:
         rest = "  ·  read them, and give each to `--accept ID`"
         return Text.assemble(("✗ ", "red"), (said, "bold"), (rest, "dim"))
     if wanting:
-        return Text.assemble(("✓ ", "green"), (f"all {wanting:,} are accepted", "bold"))
-    said = "nothing is wider" if any(value["counts"].values()) else "they mean the same"
+        said = "1 change is accepted" if wanting == 1 else f"all {wanting:,} are accepted"
+    else:
+        said = "nothing is wider" if any(value["counts"].values()) else "they mean the same"
     return Text.assemble(("✓ ", "green"), (said, "bold"))

@@ -16,6 +16,7 @@ from exequatur.cli.console import fail
 from exequatur.cli.endorsements import Endorsement
 from exequatur.signer import CommandSigner
 from exequatur.trust.bundle import BundleClaims
+from exequatur.trust.errors import FormatError
 from exequatur.trust.keys import ALGORITHMS, SigningKey, parse_key_set
 
 _SPAN: Final = re.compile(r"(?P<number>[1-9][0-9]{0,5})(?P<unit>[mhd])")
@@ -41,11 +42,20 @@ class Who:
         if self.key is not None:
             if self.public is not None or self.digest:
                 fail("`--public` and `--digest` go with `--command`: a key file has both halves")
-            return SigningKey.from_pem(self._name(self.key), self.key.read_bytes())
+            return self._private(self.key)
         if self.public is None:
             fail("`--command` needs `--public KID.pem`, by which its signature is verified")
         keys = parse_key_set({self._name(self.public): self.public.read_bytes()}).keys
         return CommandSigner.parse(self.command, next(iter(keys.values())), digest=self.digest)
+
+    def _private(self, path: Path) -> SigningKey:
+        if path.is_dir():
+            names = sorted(path.glob("*.key"))
+            fail(f"`--key {path}` is a folder: name the key file" + (f", such as `{names[0]}`" if names else ""))
+        try:
+            return SigningKey.from_pem(self._name(path), path.read_bytes())
+        except FormatError as error:
+            raise type(error)(f"`--key {path}`: {error}") from None
 
     def _name(self, path: Path) -> str:
         """Give the name that says id and algorithm: the file's own, or with another id."""
@@ -77,9 +87,13 @@ class Terms:
             self.tenant or (said.tenant if said else "default"),
             self.scope or (said.scope if said else ""),
         )
-        if claims.expires_at <= max(now, claims.not_before or now):
-            where = "the bundle would never be valid" if said is None else "endorse it anew"
-            fail(f"`--expires` is not after now, or not after `--not-before`: {where}")
+        start = max(now, claims.not_before or now)
+        if claims.expires_at <= start:
+            after = "now" if start == now else f"`--not-before`, {start:%Y-%m-%dT%H:%M:%SZ}"
+            ends = f"{claims.expires_at:%Y-%m-%dT%H:%M:%SZ}, which is not after {after}"
+            if said is None or self.expires:
+                fail(f"`--expires` is {ends}: the bundle would never be valid")
+            fail(f"what is endorsed expires at {ends}: have it endorsed anew, with a later `--expires`")
         return claims
 
 

@@ -60,12 +60,22 @@ def status(
         except CallError as error:
             if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise
-            advice = "it listens once a first bundle is served, and its log says what it refused"
-            fail(f"`{target}` does not answer: {error}: {advice}", Exit.UNREACHABLE)
+            fail(f"`{target}` does not answer: {_unreached(str(error))}", Exit.UNREACHABLE)
     now = datetime.now(UTC)
     emit(_value(found), as_json=as_json, render=lambda: picture(found, now))
     if not found.serving:
         raise typer.Exit(Exit.NO)
+
+
+def _unreached(said: str) -> str:
+    """Say in our words why nobody answers, and what to look at; gRPC's are long, and are for those who know it."""
+    if "Connection refused" in said or "No such file" in said:
+        return "nobody listens there: it listens once a first bundle is served, and its log says what it refused"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "its certificate is refused: `--tls-roots` must sign it, and it must be for this host"
+    if "Tls handshake" in said or "SSL" in said:
+        return "the TLS handshake failed: look whether it is a decision point, and takes our `--tls-certificate`"
+    return f"{said[:1].lower()}{said[1:]}: look at the address, and at its log"
 
 
 def picture(found: BundleStatus, now: datetime) -> RenderableType:

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exequatur.disk import reason
 from exequatur.transport import MESSAGE_BYTES, Handler, Peer
+from exequatur.trust.canonical import quoted
 from exequatur.v1 import bundle_pb2
 from pdp.api.calls import Calls
 from pdp.control.sessions import (
@@ -142,7 +143,7 @@ def _narrow(status: bundle_pb2.BundleStatus, tenant: str) -> None:
         return
     found = [item for item in status.tenants if item.tenant == tenant]
     if not found:
-        raise NotFoundError("no such tenant in the settings of this decision point")
+        raise NotFoundError(f"the tenant {quoted(tenant)} is not in the settings of this decision point")
     del status.tenants[:]
     status.tenants.extend(found)
 

@@ -14,7 +14,7 @@ class Toy(Settings):
     """Settings of a toy."""
 
     env_prefix: ClassVar[str] = "TOY_"
-    program: ClassVar[str] = "toy"
+    program: ClassVar[str] = "toy serve"
 
     folder: str = Field(description="where")
     workers: int = Field(default=1, gt=0, description="how many")
@@ -44,11 +44,26 @@ def test_every_fault_is_reported_at_once(tmp_path):
 
 
 def test_a_file_that_is_missing_or_broken_is_a_fault(tmp_path):
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be read: no such file"):
         Toy.load(["--config", str(tmp_path / "none.toml"), "--folder", "x"], {})
     (tmp_path / "bad.toml").write_text("= 1")
     with pytest.raises(SettingsError, match="is not TOML"):
         Toy.load(["--config", str(tmp_path / "bad.toml"), "--folder", "x"], {})
+
+
+def test_a_flag_that_is_none_is_said_in_one_line_with_the_verb_that_was_asked_for(capsys):
+    for argv, verb, said in (
+        (["--folder", "x", "--wrokers", "2"], "", "`--wrokers` is not a setting: see `toy serve --help`"),
+        (["--wrokers=2"], "config", "`--wrokers=2` is not a setting: see `toy config --help`"),
+        (["--workers"], "", "argument --workers: expected one argument: see `toy serve --help`"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            Toy.load(argv, {}, verb=verb)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == f"error: {said}\n"
+    with pytest.raises(SystemExit):
+        Toy.load(["--help"], {}, verb="config")
+    assert capsys.readouterr().out.startswith("usage: toy config [SETTING]...\n")
 
 
 def test_what_config_prints_is_what_config_reads(tmp_path):

@@ -128,6 +128,10 @@ def test_wrong_calls_are_exit_code_2():
     assert "would never be valid" in sign("--expires", "2020-01-01T00:00:00Z", code=2)
     assert "would never be valid" in sign("--expires", "1d", "--not-before", "2d", code=2)
     assert "no such file" in sign("--key", "nowhere.key", code=2)
+    Path("folder").mkdir()
+    Path("folder/ops.key").write_text("nothing")
+    assert "`--key folder` is a folder: name the key file, such as `folder/ops.key`" in sign("--key", "folder", code=2)
+    assert "`--key folder/ops.key`: `ops.pem` holds no private key" in sign("--key", "folder/ops.key", code=1)
     assert not Path("signed.tar.gz").exists()
 
 

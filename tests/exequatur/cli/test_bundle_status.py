@@ -100,7 +100,9 @@ def test_one_tenant_that_does_not_serve_is_exit_one(served):
     assert "DENY was wanted, and it is [ALLOW]" in " ".join(text.split())
     call("--tenant", "default")
     call("--tenant", "acme", code=1)
-    assert "no such tenant" in CliRunner().invoke(app, ["status", "--tenant", "nobody"]).stderr
+    assert (
+        "the tenant `nobody` is not in the settings" in CliRunner().invoke(app, ["status", "--tenant", "nobody"]).stderr
+    )
     served.write(status())
     assert "no tenant is served" in call(code=1)
 
