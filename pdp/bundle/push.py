@@ -5,15 +5,18 @@ Rules:
   same one is left alone.
 - What is there and was never signed by the given keys does not count; without keys, what it says of itself counts.
 - Whoever looks meanwhile sees the old bundle or the new one, whole. Where two push at once, the later is refused as
-  far as the place can tell: a folder keeps both, a web server compares ETags, a registry is read again at the end.
+  far as the place can tell: a folder is locked, a web server compares ETags, a registry is read again at the end.
 - The same bundle makes the same manifest, so that its digest can be pinned before it is pushed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -108,6 +111,10 @@ class Pusher:
         return await self._to_server(destination)
 
     def _to_folder(self, path: Path) -> Pushed:
+        with _alone(path if path.is_dir() else path.parent):
+            return self._put(path)
+
+    def _put(self, path: Path) -> Pushed:
         folder, target = (path, path / self._parcel.name) if path.is_dir() else (path.parent, path)
         there = [path]
         if path.is_dir():
@@ -216,6 +223,17 @@ class Pusher:
         except TrustError:
             return known  # it was good once, or would be with another signature
         return known
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others from pushing into a folder meanwhile, where its file system knows locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # what is wrong with the folder is said by who writes there
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def manifest_for(parcel: Parcel) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from exequatur.cli.bundle import app
 from exequatur.trust.archive import write_archive
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import parse_key_set
+from pdp.bundle import push as push_module
 from pdp.bundle.oci import OciAsker, Registry
 from pdp.bundle.push import Pusher, PushRefused, manifest_for, pack
 from pdp.bundle.remote import RemoteSource
@@ -155,6 +157,29 @@ async def test_nobody_sees_it_before_it_is_whole_and_lasts(folder, monkeypatch):
     await push(data, folder)
     assert seen == [(True, True, [len(data)])]
     assert len(synced) == 2  # then the folder
+
+
+def test_of_two_who_push_into_a_folder_at_once_the_newer_stays(folder, monkeypatch):
+    """What one saw there must be there still when it writes: else the older takes the newer one's name."""
+    write, seen, done, pushed = push_module.write_lasting, threading.Event(), threading.Event(), publish(2)
+
+    def slow(where, target, data) -> None:
+        if data != pushed:
+            seen.set()
+            done.wait(0.3)
+        write(where, target, data)
+        done.set()
+
+    monkeypatch.setattr(push_module, "write_lasting", slow)
+    newer, older = (
+        threading.Thread(target=lambda data=data: asyncio.run(push(data, folder))) for data in (pushed, publish(1))
+    )
+    older.start()
+    assert seen.wait(10)
+    newer.start()
+    for thread in (older, newer):
+        thread.join(10)
+    assert (folder / "mine.tar.gz").read_bytes() == pushed
 
 
 # To a web server.
