@@ -48,7 +48,7 @@ bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure,
 	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
 
 conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
-	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
+	$(BIN)/python -m pytest -m conformance $(ARGS)
 
 protos: $(VENV)/.dev ## Make the stubs again
 	$(call protoc,.)

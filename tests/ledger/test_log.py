@@ -21,7 +21,7 @@ from exequatur.verifier import verify
 from ledger.log import Log, LogError
 from logs import KEY, LOG_KEY, NOW, ORIGIN, VERIFIER_KEY, make_log, open_log, records
 
-STEPS = (3, 1, 255, 2, 300)
+STEPS = (3, 1, 255, 2, 20)
 """Appends that begin, widen, fill and skip partial tiles."""
 
 ALL = records(1, 1000)
