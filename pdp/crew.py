@@ -77,7 +77,11 @@ class Worker:
         pause, longest = BACKOFF_S
         while not self._stopping:
             began = time.monotonic()
-            code = await self._live()
+            try:
+                code = await self._live()
+            except Exception:  # no process to spare, say: there may be one later
+                log.exception("a life of %s failed", self.name)
+                code = await self._end()
             if self._stopping:
                 return
             if time.monotonic() - began >= HEALTHY_S:
@@ -114,7 +118,7 @@ class Worker:
 
     async def _live(self) -> int:
         """Live one life; returns the exit code."""
-        self.serves = {}
+        self.serves, self._process = {}, None
         process = self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "exequatur", "pdp", "worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -127,6 +131,15 @@ class Worker:
         if process.stdout is not None:
             async for line in process.stdout:
                 self._crew.hear(self, line)
+        return await self._end()
+
+    async def _end(self) -> int:
+        """See a life to its end, if it ever began; returns the exit code."""
+        process = self._process
+        if process is None:
+            return -1
+        if process.stdout is None or not process.stdout.at_eof():
+            self.kill()  # nobody hears it any more
         code = await process.wait()
         self._crew.gone(self, process.pid)
         return code
