@@ -151,7 +151,7 @@ class Slot:
             canary_percent=self.feed.canary_percent,
             canary_max_stricter_percent=self.feed.canary_max_stricter_percent,
         )
-        bundle = replace(self._proven.bundle, files={})
+        bundle = replace(found.bundle, files={})  # by the keys as they are now: it may have been proved under others
         held = await self._activate(Held(bundle, found.data, order, trusted, now))
         self._proven = None
         return held

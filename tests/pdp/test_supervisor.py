@@ -277,6 +277,32 @@ async def test_a_clock_that_was_ahead_makes_no_policy_fresh(house, monkeypatch):
         assert all(worker.standing().silenced(datetime.now(UTC)) for worker in house.workers)
 
 
+async def test_a_proof_from_before_the_keys_changed_does_not_say_until_when_it_counts(house, monkeypatch):
+    monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
+    house.publish(1)
+    load, begun, go = Orders._load, asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(self, order):
+        if order["sequence"] == 2:
+            loop.call_soon_threadsafe(begun.set)
+            asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
+        return load(self, order)
+
+    monkeypatch.setattr(Orders, "_load", slow)
+    async with house.open():
+        await until(served(house, 1, 1))
+        house.publish(2)
+        await begun.wait()
+        end = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+        house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
+        await until(lambda: house.supervisor._watches["default"]._trusted().keys.policy.terms["ops"].not_after == end)
+        go.set()
+        await until(served(house, 2, 2))
+        await until(lambda: house.status()["serving"]["sequence"] == 2)
+        assert house.status()["serving"]["expires_at"].startswith(f"{end:%Y-%m-%dT%H:%M:%S}")
+
+
 async def test_a_source_that_is_not_heard_makes_policy_stale_also_over_a_restart(house):
     house.publish(1)
     async with house.open(max_staleness_s=1):
