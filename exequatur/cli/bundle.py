@@ -68,7 +68,8 @@ def sign(
     tenant: SignedTenant = "",
     scope: Scope = "",
     endorsement: Annotated[
-        list[Path] | None, typer.Option(help="what `endorse` wrote; once for each; the first says what no option does")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="what `endorse` wrote; once for each; the first says what no option does"),
     ] = None,
     keys: Annotated[
         Path | None, typer.Option(help="the public keys: write nothing that they would not trust, by the threshold")
@@ -78,9 +79,11 @@ def sign(
 ) -> None:
     """Build it again to see that it is what its sources say, and sign it.
 
-    A command gets what is signed (the JWS signing input) on its standard input, and gives the signature on its standard
-    output, in binary or base64; for ES in DER or as r||s. Its words are split as a shell would, but there is no shell.
-    It has 120 seconds. What it gives is verified by the public key; nothing is written otherwise.
+    A command gets what is signed (the JWS signing input) on its standard input,
+    and gives the signature on its standard output, in binary or base64; for ES
+    in DER or as r||s. Its words are split as a shell would, but there is no
+    shell. It has 120 seconds. What it gives is verified by the public key;
+    nothing is written otherwise.
     """
     options = work("bundle_signers")
     work("bundle_signing").sign(

@@ -69,6 +69,11 @@ def signed(title: str, value: Mapping[str, Any]) -> RenderableType:
     return Group(done(title), grid)
 
 
+def held(count: int) -> str:
+    """Say how many cases hold."""
+    return "1 case holds" if count == 1 else f"{count} cases hold"
+
+
 def endorsing(path: str, value: Mapping[str, Any]) -> RenderableType:
     """What somebody is about to stand for."""
     grid = _facts(
@@ -77,7 +82,7 @@ def endorsing(path: str, value: Mapping[str, Any]) -> RenderableType:
         ("tenant", value["tenant"]),
         ("scope", value["scope"]),
         ("valid", _valid(value)),
-        ("built again", f"the same; {value['cases']} cases hold"),
+        ("built again", f"the same; {held(value['cases'])}"),
         ("key", value["kid"]),
         ("signed hash", value["payload_sha256"]),
     )
@@ -177,8 +182,8 @@ def _files(items: Iterable[Mapping[str, Any]]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for column in columns:
-        numbers = column in ("bytes", "micro-USD")
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        numbers, whole = column in ("bytes", "micro-USD"), column in ("bytes", "effect")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
     return table
 
 

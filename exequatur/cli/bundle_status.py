@@ -60,14 +60,14 @@ def status(
         except CallError as error:
             if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise
-            fail(f"`{target}` does not answer: {_unreached(str(error))}", Exit.UNREACHABLE)
+            fail(f"`{target}` does not answer: {unreached(str(error))}", Exit.UNREACHABLE)
     now = datetime.now(UTC)
     emit(_value(found), as_json=as_json, render=lambda: picture(found, now))
     if not found.serving:
         raise typer.Exit(Exit.NO)
 
 
-def _unreached(said: str) -> str:
+def unreached(said: str) -> str:
     """Say in our words why nobody answers, and what to look at; gRPC's are long, and are for those who know it."""
     if "Connection refused" in said or "No such file" in said:
         return "nobody listens there: it listens once a first bundle is served, and its log says what it refused"
@@ -75,6 +75,8 @@ def _unreached(said: str) -> str:
         return "its certificate is refused: `--tls-roots` must sign it, and it must be for this host"
     if "Tls handshake" in said or "SSL" in said:
         return "the TLS handshake failed: look whether it is a decision point, and takes our `--tls-certificate`"
+    if "Socket closed" in said:
+        return "it closed the connection: where it wants TLS, give `--tls-certificate`, `--tls-key` and `--tls-roots`"
     return f"{said[:1].lower()}{said[1:]}: look at the address, and at its log"
 
 

@@ -60,7 +60,9 @@ def build(folder: Path, out: Path, *, as_json: bool) -> None:
         value,
         as_json=as_json,
         render=lambda: pictures.done(
-            f"built {out}", f"{len(built.files)} files, {len(built.archive):,} bytes", f"{value['cases']} cases hold"
+            f"built {out}",
+            f"{len(built.files)} files, {len(built.archive):,} bytes",
+            pictures.held(built.results.total),
         ),
     )
 

@@ -7,6 +7,7 @@ call 2 or 1.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,6 +18,8 @@ from exequatur.cli.console import Exit, fail
 
 if TYPE_CHECKING:
     from exequatur.client import Client
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would log of a handshake that failed, we say in one line
 
 Target = Annotated[
     str,

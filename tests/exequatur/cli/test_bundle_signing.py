@@ -223,7 +223,7 @@ def test_what_is_endorsed_is_shown_before_the_key_is_asked(capfd):
     result = call(
         *("endorse", "built.tar.gz", "--command", "false", "--public", "keys/alice.pem", "-o", "a", *NOW), code=64
     )
-    for word in ("you endorse", "sequence", "7", "default", "the same; 1 cases hold", "permits.cedar", "until 20"):
+    for word in ("you endorse", "sequence", "7", "default", "the same; 1 case holds", "permits.cedar", "until 20"):
         assert word in result.stdout
     assert "`false` ended with exit code 1" in result.stderr
 

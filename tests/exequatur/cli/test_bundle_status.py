@@ -130,6 +130,20 @@ def test_who_does_not_answer_is_exit_69_with_advice(tmp_path, monkeypatch, serve
     assert "it listens once a first bundle is served" in call(code=69)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("failed to connect: ipv4:127.0.0.1:7070: Connection refused", "nobody listens there"),
+        ("Tls handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: self-signed", "`--tls-roots` must sign it"),
+        ("Tls handshake failed (TSI_PROTOCOL_FAILURE): WRONG_VERSION_NUMBER", "the TLS handshake failed"),
+        ("UNAVAILABLE: ipv4:127.0.0.1:7070: Socket closed", "where it wants TLS, give `--tls-certificate`"),
+        ("Deadline exceeded", "deadline exceeded: look at the address"),
+    ],
+)
+def test_why_nobody_answers_is_said_in_words_that_help(said, told):
+    assert told in bundle_status.unreached(said)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_nothing_that_matters_is_cut_off(width):
     whole = tenant(
