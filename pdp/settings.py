@@ -84,6 +84,11 @@ class Feed(BaseModel):
     unsafe_plaintext: bool = Field(default=False, description="plain text to a bundles' server on loopback")
 
     @property
+    def shown(self) -> str:
+        """Where bundles come from, as others may read it: the query of a signed URL is a secret."""
+        return self.bundle.partition("?")[0] if self.bundle.startswith(REMOTE) else self.bundle
+
+    @property
     def trial(self) -> Feed | None:
         """Where the candidate comes from; None where none is tried."""
         return None if self.candidate is None else self.model_copy(update={"bundle": self.candidate, "candidate": None})

@@ -183,7 +183,7 @@ def _source(feed: Feed) -> Source:
     try:
         return open_source(feed)
     except SourceError as error:
-        raise daemon.StartError(f"`{feed.bundle}`: {error}") from None
+        raise daemon.StartError(f"`{feed.shown}`: {error}") from None
 
 
 def _confirmations(known: Mapping[str, Any]) -> dict[str, datetime]:

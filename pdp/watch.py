@@ -365,7 +365,7 @@ class Watch:
         }
         return {
             "tenant": self.tenant,
-            "source": self.feed.bundle,
+            "source": self.feed.shown,
             "serving": None if held is None else _serving(held),
             "state": state,
             "reason": reasons.get(state, ""),

@@ -566,6 +566,19 @@ async def test_what_cannot_be_asked_does_not_start(house):
             pass
 
 
+async def test_the_query_of_a_signed_url_is_in_nothing_that_people_read(house, caplog):
+    place = "https://127.0.0.1:1/live.tar.gz"
+    async with house.open(bundle=f"{place}?sig=hush"):
+        await until(lambda: house.status()["faults"])
+        await until((house.state / "status.json").exists)
+        assert house.status()["source"] == place
+        assert "hush" not in (house.state / "status.json").read_text() + caplog.text
+    with pytest.raises(StartError) as caught:
+        async with house.open(bundle="oci://host/Not a name?hush"):
+            pass
+    assert "hush" not in str(caught.value)
+
+
 def test_roots_that_two_bundles_share():
     assert roots_of({".manifest": b'{"roots": ["acme", "/shared/x/"]}'}) == ("acme", "shared/x")
     assert roots_of({}) == roots_of({".manifest": b'{"roots": []}'}) == ("",)
