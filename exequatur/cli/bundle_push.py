@@ -41,6 +41,10 @@ def push(order: Order) -> None:
     """Look at it, look at what is there, and put it there."""
     if (order.access.certificate is None) != (order.access.key is None):
         fail("`--certificate` and `--key` go together")
+    files = {"token": order.access.token, "roots": order.access.roots, "certificate": order.access.certificate}
+    for name, path in (files | {"key": order.access.key}).items():
+        if path is not None and not path.exists():
+            fail(f"`--{name} {path}`: it is not there")
     try:
         check_destination(order.destination, order.access)
     except SourceError as error:

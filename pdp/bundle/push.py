@@ -92,6 +92,9 @@ def check_destination(destination: str, access: Access) -> None:
             raise SourceError("a digest comes of what is pushed: name a tag")
     elif separator:
         access.check(parse_url(destination))
+    elif not Path(destination).exists() and not destination.endswith(ENDINGS):
+        hint = f", or `oci://{destination}` where it is a registry" if ":" in destination else ""
+        raise SourceError(f"there is no such folder: make it first, or name a file `*.tar.gz`{hint}")
 
 
 class Pusher:

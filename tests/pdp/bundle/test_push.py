@@ -419,8 +419,11 @@ def test_the_command_says_what_is_wrong_and_who_must_act():
         (2, ("mine.tar.gz", f"oci://host/policy@sha256:{'0' * 64}"), "name a tag"),
         (2, ("mine.tar.gz", "s3://bucket/mine"), "it is no address of a server"),
         (2, ("mine.tar.gz", "http://localhost/mine"), "plain text has to be asked for"),
-        (2, ("mine.tar.gz", "bundles", "--key", "x"), "`--certificate` and `--key` go together"),
+        (2, ("mine.tar.gz", "bundles", "--key", "old.tar.gz"), "`--certificate` and `--key` go together"),
         (2, ("mine.tar.gz", "nowhere/mine.tar.gz"), "`nowhere/mine.tar.gz`: cannot be written: no such file"),
+        (2, ("mine.tar.gz", "typo"), "`typo`: there is no such folder: make it first, or name a file `*.tar.gz`"),
+        (2, ("mine.tar.gz", "localhost:5000/team/mine:1"), "or `oci://localhost:5000/team/mine:1` where it is a reg"),
+        (2, ("mine.tar.gz", "oci://host/policy:1", "--token", "none"), "`--token none`: it is not there"),
         (64, ("mine.tar.gz", "bundles", "--keys", "nowhere"), "`--keys nowhere`: "),
         (69, ("mine.tar.gz", f"https://localhost:{port}/b?x=secret"), f"`https://localhost:{port}/b`: it cannot be"),
     ):
