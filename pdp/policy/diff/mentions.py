@@ -22,6 +22,18 @@ _NAMED: Final = r"(?!\s*\.\s*contains(?:All|Any)?\s*\(\s*(?:\"|\[\s*\"))"
 """Behind a fact: what follows is no comparison with words of the policy's own."""
 
 
+_INPUT: Final = re.compile(
+    r"\binput\b(?P<first>\s*(?:\.\s*\w+|\[\s*\"\w+\"\s*\]))?(?P<second>\s*(?:\.\s*\w+|\[\s*\"\w+\"\s*\]))?"
+)
+"""Where Rego reads the document: by names that stand there, or by what it works out (`input.tool[data.mark]`)."""
+_GET: Final = re.compile(
+    r"\bobject\s*\.\s*get\s*\(\s*input\s*,\s*(?:\"(?:input|claims|request)\"|\[\s*\"\w+\"(?:\s*,\s*\"\w+\")+\s*\])\s*,"
+)
+"""The usual way to read what may be missing, by names that stand there."""
+_CLAIMED: Final = frozenset({"input", "claims", "request"})
+"""Parts of the document that no bundle declares anything of."""
+
+
 class Mentions:
     """The policies of some bundles, as far as they name things."""
 
@@ -40,6 +52,9 @@ class Mentions:
                 self._tightening.append(statement)
         sources = (data for files in bundles for name, data in files.items() if name.endswith(".rego"))
         self._rego = "\n".join(data.decode("utf-8", "replace") for data in sources)
+        self._rego_reads_all = any(
+            _is_open(found) for found in _INPUT.finditer(_GET.sub("", _without_comments(self._rego)))
+        )
 
     def may_free(self, group: str, member: str) -> bool:
         """Whether something could be allowed because a tool is in a group, which policies also read as a fact."""
@@ -69,4 +84,15 @@ class Mentions:
         )
 
     def _in_rego(self, member: str) -> bool:
-        return re.search(rf"\b{re.escape(member)}\b", self._rego) is not None
+        return self._rego_reads_all or re.search(rf"\b{re.escape(member)}\b", self._rego) is not None
+
+
+def _is_open(found: re.Match[str]) -> bool:
+    """Whether any fact may be read here: a part of the document is taken whole, or by a name that is worked out."""
+    first = re.sub(r"\W", "", found["first"] or "")
+    return first not in _CLAIMED and not (first and found["second"])
+
+
+def _without_comments(rego: str) -> str:
+    """Leave out lines of comment; where a raw string may hold such a line, none."""
+    return rego if "`" in rego else re.sub(r"(?m)^\s*#.*$", "", rego)

@@ -13,6 +13,7 @@ from pdp.bundle import build, cases
 from pdp.engine.snapshot import Snapshot
 from pdp.policy.diff import meaning
 from pdp.policy.diff.change import Direction
+from pdp.policy.diff.mentions import Mentions
 from pdp.policy.opening import Opened
 from policies import opa
 from publisher import STARTER, sources
@@ -128,3 +129,23 @@ def test_where_rego_reads_labels_one_more_may_widen(opened):
         "tool:mail/send:labels": Direction.CHANGED
     }
     assert changes(opened(), opened(tools_json=tools)) == {"tool:mail/send:labels": Direction.TIGHTER}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "input.tool[data.mark]",
+        'input.tool[concat("", ["bu", "lk"])]',
+        "some facts in input",
+        "facts := input.tool",
+        'object.get(input.tool, sprintf("b%s", ["ulk"]), true)',
+        'object.get(input, "tool", {})[data.mark]',
+        "walk(input, [_, true])",
+        '["#"][0] == "#"; input.tool[data.mark]',
+        'input["to\\u006fl"][data.mark]',
+    ],
+)
+def test_a_name_that_rego_works_out_may_be_any(condition):
+    rules = RULES.replace("not our_address\n", f"not our_address\n\t{condition}\n").encode()
+    assert Mentions([{"decision.rego": rules}], []).reads("tool", "bulk")
+    assert not Mentions([{"decision.rego": RULES.encode()}], []).reads("tool", "bulk")
