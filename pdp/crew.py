@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -86,7 +87,7 @@ class Worker:
                 return
             if time.monotonic() - began >= HEALTHY_S:
                 pause = BACKOFF_S[0]
-            log.error("%s ended with %d, starting it again in %.1f s", self.name, code, pause)
+            log.error("%s ended with %s, starting it again in %.1f s", self.name, ending(code), pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
 
@@ -309,3 +310,15 @@ class Crew:
     def _tell_all(self, message: Mapping[str, Any]) -> None:
         for worker in self.workers:
             worker.tell(message)
+
+
+def ending(code: int) -> str:
+    """Say what a process ended with, and of a signal its name; what is mapped and does not fit on a disk is SIGBUS."""
+    if code >= 0:
+        return str(code)
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return str(code)
+    why = ": look whether the disk of the state folder is full" if name == "SIGBUS" else ""
+    return f"{code} ({name}{why})"

@@ -201,7 +201,7 @@ class Store:
             self._lock = os.open(folder / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"`{folder}` cannot hold a store: {(error.strerror or '').lower()}") from None
-        with _store_errors():
+        with _store_errors(f"the store in `{folder}` cannot be opened, its disk may be full or failing"):
             self._connection = self._engine.connect()
         with self._writing() as connection, _store_errors():
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
@@ -309,7 +309,7 @@ def _prepare(connection: Any, _: object) -> None:
 
 
 @contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
+def _store_errors(what: str = "the store failed") -> Iterator[None]:
     """Turn the database's errors into ours; the statement's values stay out of the text."""
     try:
         yield
@@ -317,4 +317,4 @@ def _store_errors() -> Iterator[None]:
         raise RaceError("somebody else wrote the same thing first") from None
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None)
-        raise StoreError(f"the store failed: {cause if cause is not None else type(error).__name__}") from None
+        raise StoreError(f"{what}: {cause if cause is not None else type(error).__name__}") from None

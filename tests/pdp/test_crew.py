@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from crews import until
-from pdp.crew import Worker
+from pdp.crew import Worker, ending
 
 SAYS = "import sys; print('{}', flush=True); sys.stdin.read()"
 
@@ -54,3 +54,16 @@ async def test_a_worker_whose_life_fails_has_another(monkeypatch, what):
     await worker.stop(5)
     await running
     assert len(crew.ended) == crew.begun
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (1, "1"),
+        (-9, "-9 (SIGKILL)"),
+        (-7, "-7 (SIGBUS: look whether the disk of the state folder is full)"),
+        (-250, "-250"),
+    ],
+)
+def test_a_signal_that_ended_it_has_a_name(code, said):
+    assert ending(code) == said
