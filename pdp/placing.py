@@ -18,6 +18,7 @@ from typing import Final
 from exequatur.trust.bundle import Floor, VerifiedBundle
 from exequatur.trust.canonical import JsonError, parse
 from exequatur.trust.hashing import MANIFEST
+from exequatur.trust.key_policy import FILE as KEY_POLICY
 from exequatur.trust.keys import BundleKeys, parse_key_set
 from pdp.activation import Order
 from pdp.bundle.build import OpaError, find_opa
@@ -38,6 +39,11 @@ class Trusted:
 
     keys: BundleKeys
     files: tuple[tuple[str, str], ...]
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a `keys.json` says on what terms they are trusted."""
+        return any(name == KEY_POLICY for name, _ in self.files)
 
     @classmethod
     def parse(cls, files: Mapping[str, bytes]) -> Trusted:

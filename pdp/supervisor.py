@@ -18,6 +18,7 @@ from exequatur import daemon
 from exequatur.daemon import Ready, StartError
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
+from exequatur.trust.key_policy import FILE as KEY_POLICY
 from pdp.bundle.source import Source, SourceError, open_source
 from pdp.candidate import Candidate
 from pdp.control.store import Store, StoreError
@@ -172,9 +173,16 @@ def _watch(
     else:
         keys = KeyFolder(feed.keys, Trusted.parse)
         try:
-            keys.read()
+            limited = keys.read().has_policy
         except TrustError as error:
             raise StartError(f"`{feed.keys}`: {error}") from None
+        if limited:
+            shared.store.note_key_policy(feed.tenant)
+        elif shared.store.had_key_policy(feed.tenant):
+            raise StartError(
+                f"`{feed.keys}` has lost its `{KEY_POLICY}`, without which each key alone would be enough: put it back,"
+                " or one that says so"
+            )
     candidate = None if feed.trial is None else Candidate(feed.trial, _source(feed.trial), shared, trials)
     return Watch(feed, _source(feed), keys, shared, candidate, confirmed_at=confirmed_at)
 

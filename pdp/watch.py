@@ -164,6 +164,8 @@ class Watch:
                     log.info("the keys of `%s` have changed", self.tenant)
                 if not judged:
                     await self._judge_again(seen.keys)
+                    if seen.keys.has_policy:
+                        self._shared.store.note_key_policy(self.tenant)
                     judged = True
                     if self.candidate is not None:
                         self.candidate.due = True

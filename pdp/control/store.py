@@ -264,6 +264,18 @@ class Store:
             if connection.execute(sa.select(tables.HALTED).where(*mine)).one_or_none() is None:
                 connection.execute(sa.insert(tables.HALTED), {"tenant": tenant, "digest": digest, "reason": reason})
 
+    def had_key_policy(self, tenant: str) -> bool:
+        """Read whether the keys of `tenant` have ever had a `keys.json`."""
+        with self._transaction("BEGIN") as connection, _store_errors():
+            mine = sa.select(tables.KEY_POLICIES).where(tables.KEY_POLICIES.c.tenant == tenant)
+            return connection.execute(mine).one_or_none() is not None
+
+    def note_key_policy(self, tenant: str) -> None:
+        """Remember that the keys of `tenant` have a `keys.json`: without it, each of them would be enough."""
+        if not self.had_key_policy(tenant):
+            with self._writing() as connection, _store_errors():
+                connection.execute(sa.insert(tables.KEY_POLICIES), {"tenant": tenant})
+
     def close(self) -> None:
         """Let go of the files."""
         self._connection.close()

@@ -96,6 +96,9 @@ HALTED: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 
+KEY_POLICIES: Final = sa.Table("key_policies", META, sa.Column("tenant", sa.Text, primary_key=True))
+"""The tenants whose key folders have had a `keys.json`."""
+
 SESSION_BY_ID: Final = sa.select(SESSIONS).where(SESSIONS.c.id.in_(sa.bindparam("ids", expanding=True)))
 SESSION_BY_INSTANCE: Final = sa.select(SESSIONS).where(
     SESSIONS.c.closed_at.is_(None), SESSIONS.c.instance_key.in_(sa.bindparam("keys", expanding=True))

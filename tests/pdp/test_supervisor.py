@@ -566,6 +566,33 @@ async def test_what_cannot_be_asked_does_not_start(house):
             pass
 
 
+async def test_keys_that_lost_their_terms_while_we_were_down_do_not_start(house):
+    """Without its `keys.json` each key of the folder would be enough, those that were revoked too."""
+    house.publish(1)
+    house.trust("ops", "ann", keys=OWNER, revoked=["ann"])
+    async with house.open():
+        await until(served(house, 1, 1))
+    (house.folder / "keys" / "keys.json").unlink()
+    with pytest.raises(StartError, match=r"has lost its `keys\.json`"):
+        async with house.open():
+            pass
+    house.trust("ops", keys={"ops": OWNER["ops"]})
+    async with house.open():
+        await until(served(house, 1, 1))
+
+
+async def test_terms_that_keys_were_given_while_we_ran_are_not_forgotten(house):
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        house.trust("ops", "ann", keys=OWNER, revoked=["ann"])
+        await until(lambda: house.supervisor._watches["default"]._shared.store.had_key_policy("default"))
+    (house.folder / "keys" / "keys.json").unlink()
+    with pytest.raises(StartError, match=r"has lost its `keys\.json`"):
+        async with house.open():
+            pass
+
+
 async def test_the_query_of_a_signed_url_is_in_nothing_that_people_read(house, caplog):
     place = "https://127.0.0.1:1/live.tar.gz"
     async with house.open(bundle=f"{place}?sig=hush"):
