@@ -148,8 +148,12 @@ class PdpSettings(Settings):
     tls_key: Path | None = Field(default=None, description="its private key, PEM")
     tls_roots: Path | None = Field(default=None, description="the roots that sign our callers and the ledger, PEM")
     unsafe_plaintext: bool = Field(default=False, description="plain text, on loopback alone; nobody is proved")
-    openers: tuple[str, ...] = Field(default=(), description="an identity that may open and close sessions")
-    auditors: tuple[str, ...] = Field(default=(), description="an identity that may see every session")
+    openers: tuple[str, ...] = Field(
+        default=(), description="an identity that may open and close sessions; IDENTITY@TENANT for one tenant alone"
+    )
+    auditors: tuple[str, ...] = Field(
+        default=(), description="an identity that may see every session, or, as IDENTITY@TENANT, those of one tenant"
+    )
     operators: tuple[str, ...] = Field(
         default=(), description="an identity that may see what is served, and have newer bundles looked for"
     )

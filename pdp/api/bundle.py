@@ -19,7 +19,7 @@ from exequatur.disk import reason
 from exequatur.transport import MESSAGE_BYTES, Handler, Peer
 from exequatur.trust.canonical import quoted
 from exequatur.v1 import bundle_pb2
-from pdp.api.calls import Calls
+from pdp.api.calls import Calls, speaks_for
 from pdp.control.sessions import (
     ControlError,
     InvalidError,
@@ -75,14 +75,13 @@ class BundleApi:
     async def get_status(self, message: bytes, peer: Peer, seconds_left: float | None) -> bytes:
         """Show what is served."""
         try:
-            if peer.identity not in self._readers:
-                raise NotAllowedError("only auditors, openers and operators named in the settings may see this")  # noqa: TRY301
             tenant = self._calls.read(bundle_pb2.GetStatusRequest, message).tenant
+            self._check(self._readers, peer, tenant, "auditors, openers and operators")
         except (InvalidError, NotAllowedError) as error:
             raise await self._calls.refuse(error, "GetStatus", message, peer, seconds_left) from None
         try:
             status = status_of(await asyncio.to_thread(self._read))
-            _narrow(status, tenant)
+            self._show(status, peer, tenant)
         except ControlError as error:
             raise self._calls.refusal(error) from None
         return bundle_pb2.GetStatusResponse(status=status).SerializeToString()
@@ -90,22 +89,31 @@ class BundleApi:
     async def refresh(self, message: bytes, peer: Peer, seconds_left: float | None) -> bytes:
         """Look for newer bundles now, and show what is served afterwards."""
         try:
-            if peer.identity not in self._operators:
-                raise NotAllowedError("only operators named in the settings may do this")  # noqa: TRY301
             tenant = self._calls.read(bundle_pb2.RefreshRequest, message).tenant
+            self._check(self._operators, peer, tenant, "operators")
         except (InvalidError, NotAllowedError) as error:
             raise await self._calls.refuse(error, "Refresh", message, peer, seconds_left) from None
         try:
             _narrow(status_of(await asyncio.to_thread(self._read)), tenant)  # an unknown tenant has no origin to ask
             async with asyncio.timeout(_patience(seconds_left)):
                 status = status_of(await self._refresher.refresh(tenant))
-            _narrow(status, tenant)
+            self._show(status, peer, tenant)
         except TimeoutError:
             text = "the look is not finished: it goes on, and `GetStatus` will show what it finds"
             raise self._calls.refusal(LateError(text)) from None
         except ControlError as error:
             raise self._calls.refusal(error) from None
         return bundle_pb2.RefreshResponse(status=status).SerializeToString()
+
+    def _check(self, names: frozenset[str], peer: Peer, tenant: str, who: str) -> None:
+        if not speaks_for(names, peer, tenant):
+            raise NotAllowedError(f"only {who} that the settings name may do this, for one tenant or for all")
+
+    def _show(self, status: bundle_pb2.BundleStatus, peer: Peer, tenant: str) -> None:
+        """Leave what the peer may see: alarms name other tenants too."""
+        _narrow(status, tenant)
+        if peer.identity not in self._readers:
+            del status.alarms[:]
 
     def _read(self) -> Mapping[str, Any]:
         try:

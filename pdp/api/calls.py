@@ -38,6 +38,11 @@ STATUS: Final = {
 _Message = TypeVar("_Message", bound=Message)
 
 
+def speaks_for(names: frozenset[str], peer: Peer, tenant: str) -> bool:
+    """Whether the settings name the peer: for every tenant, or, as `IDENTITY@TENANT`, for this one."""
+    return "@" not in peer.identity and (peer.identity in names or f"{peer.identity}@{tenant}" in names)
+
+
 class Desk(Protocol):
     """What the calls need of the conveyor."""
 

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from exequatur.transport import Handler, Peer
 from exequatur.v1 import session_pb2
-from pdp.api.calls import Calls
+from pdp.api.calls import Calls, speaks_for
 from pdp.api.wire import session_to, tenant_of, wish_of
 from pdp.control.sessions import InvalidError, NotAllowedError
 from pdp.model import Session
@@ -23,7 +23,7 @@ class SessionApi:
     """The handlers of the service."""
 
     def __init__(self, calls: Calls, openers: frozenset[str], auditors: frozenset[str]) -> None:
-        """Serve with `calls`; `openers` and `auditors` are identities."""
+        """Serve with `calls`; `openers` and `auditors` are identities, `IDENTITY@TENANT` for one tenant alone."""
         self._calls, self._openers, self._auditors = calls, openers, auditors
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -37,8 +37,9 @@ class SessionApi:
     async def open_session(self, message: bytes, peer: Peer, seconds_left: float | None) -> bytes:
         """Open a session."""
         try:
-            self._check_opener(peer)
-            wish = wish_of(self._calls.read(session_pb2.OpenSessionRequest, message))
+            request = self._calls.read(session_pb2.OpenSessionRequest, message)
+            self._check_opener(peer, tenant_of(request.session.tenant))
+            wish = wish_of(request)
         except (InvalidError, NotAllowedError) as error:
             raise await self._calls.refuse(error, "OpenSession", message, peer, seconds_left) from None
         session = cast("Session", await self._calls.submit(Open(wish, peer.identity), seconds_left))
@@ -58,7 +59,7 @@ class SessionApi:
             request.agent,
             request.instance,
             peer.identity,
-            sees_all=peer.identity in self._openers | self._auditors,
+            sees_all=speaks_for(self._openers | self._auditors, peer, tenant_of(request.tenant)),
         )
         shown = cast("Shown", await self._calls.submit(show, seconds_left))
         return session_pb2.GetSessionResponse(
@@ -69,8 +70,8 @@ class SessionApi:
     async def close_session(self, message: bytes, peer: Peer, seconds_left: float | None) -> bytes:
         """Close a session."""
         try:
-            self._check_opener(peer)
             request = self._calls.read(session_pb2.CloseSessionRequest, message)
+            self._check_opener(peer, tenant_of(request.tenant))
             if not request.id:
                 raise InvalidError("`id` must be given")  # noqa: TRY301
         except (InvalidError, NotAllowedError) as error:
@@ -79,6 +80,6 @@ class SessionApi:
         session = cast("Session", await self._calls.submit(close, seconds_left))
         return session_pb2.CloseSessionResponse(session=session_to(session)).SerializeToString()
 
-    def _check_opener(self, peer: Peer) -> None:
-        if peer.identity not in self._openers:
-            raise NotAllowedError("only openers named in the settings may do this")
+    def _check_opener(self, peer: Peer, tenant: str) -> None:
+        if not speaks_for(self._openers, peer, tenant):
+            raise NotAllowedError("only openers that the settings name, for this tenant, may do this")

@@ -88,6 +88,22 @@ async def test_only_operators_have_it_looked(parts, file):
     assert supervisor.asked == [""]
 
 
+async def test_who_is_named_for_one_tenant_sees_nothing_of_another(parts, file):
+    known = status(tenant(), tenant("acme"), alarms=("`default` signs two truths",))
+    file.write_text(json.dumps(known))
+    calls, supervisor = Calls(parts.conveyor, parts.metrics), Supervisor(known)
+    mine = frozenset({f"{OPERATOR.identity}@acme"})
+    it = BundleApi(calls, file, supervisor, readers=mine, operators=mine)
+    for call in (get, refresh):
+        shown = await call(it, OPERATOR, tenant="acme")
+        assert ([item.tenant for item in shown.tenants], list(shown.alarms)) == (["acme"], [])
+        for other in ("", "default"):
+            with pytest.raises(Refusal) as error:
+                await call(it, OPERATOR, tenant=other)
+            assert error.value.code is Code.PERMISSION_DENIED
+    assert supervisor.asked == ["acme"]
+
+
 async def test_unset_means_nobody(parts, file):
     calls = Calls(parts.conveyor, parts.metrics)
     it = BundleApi(calls, file, Supervisor(), readers=frozenset(), operators=frozenset())

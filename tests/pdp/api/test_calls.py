@@ -212,6 +212,29 @@ async def test_unset_openers_and_auditors_mean_nobody(tmp_path):
         assert await sessions.get_session(show, ME, None)
 
 
+async def test_an_opener_of_one_tenant_touches_no_session_of_another(tmp_path):
+    """Nor does one whose own name reads like that of an opener and a tenant."""
+    async with desk(tmp_path) as parts:
+        opened = await parts.open(instance="i9")
+        close = session_pb2.CloseSessionRequest(id=opened.id).SerializeToString()
+        show = session_pb2.GetSessionRequest(id=opened.id).SerializeToString()
+        for named, peer in (
+            (f"{OPENER}@acme", Peer(OPENER)),
+            (f"{OPENER}@default", Peer(f"{OPENER}@default")),
+            (OPENER, Peer(f"{OPENER}@default")),
+        ):
+            _, sessions = apis(parts, (named,), ())
+            for call, message in (
+                (sessions.open_session, open_request().SerializeToString()),
+                (sessions.close_session, close),
+            ):
+                assert (await refused(call, message, peer)).code is Code.PERMISSION_DENIED
+            assert (await refused(sessions.get_session, show, peer)).code is Code.NOT_FOUND
+        _, sessions = apis(parts, (f"{OPENER}@default",), (f"{AUDITOR}@default",))
+        assert await sessions.get_session(show, Peer(AUDITOR), None)
+        assert await sessions.close_session(close, Peer(OPENER), None)
+
+
 async def test_a_session_is_opened_shown_and_closed(tmp_path):
     async with desk(tmp_path) as parts:
         _, sessions = apis(parts)
