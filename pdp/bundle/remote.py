@@ -3,7 +3,8 @@
 Rules:
 - Whatever a server says or fails to say, the bundle that is served stays; what is wrong is one sentence, said once.
 - A failure is followed by a pause that grows, with chance in it, so that many who ask do not ask at once; a server's
-  `Retry-After` is heard, up to a bound. One that holds its answers back is asked again at once.
+  `Retry-After` is heard, up to a bound. Neither outlasts the time in which a policy that nobody confirms becomes stale:
+  a server that is back is asked before. One that holds its answers back is asked again at once.
 - The answer to a later question wins, also when an earlier one comes in after it.
 - A server's word that nothing has changed confirms what it gave, no more: every now and then it is asked for the whole
   bundle, and one whose tag stood for two bundles is not asked by tags again. Only a digest cannot stand for two.
@@ -13,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,12 @@ from pdp.bundle.source import Found, Look, SourceError, is_over, open_bundle
 
 BACKOFF_S: Final = (0.5, 60.0)
 """The shortest pause after a failure, and the longest, in seconds."""
+
+PATIENCE_S: Final = 5.0
+"""What the longest pause may always be, in seconds: who polls more often than that leaves a server in trouble alone."""
+
+TRIES: Final = 3
+"""How often a server is asked, at the least, in the time for which a tenant's policy may go unconfirmed."""
 
 RETRY_AFTER_S: Final = 300.0
 """How long a server may tell us to stay away, in seconds: the freshness of policy is not its to give up."""
@@ -108,11 +116,16 @@ class RemoteSource:
         tenant: str = "default",
         poll_s: float = 10,
         long_poll_s: int = 0,
+        max_staleness_s: float = 0,
         pace: Pace = PACE,
     ) -> None:
-        """Ask by `asker`; nothing is asked yet."""
+        """Ask by `asker`; nothing is asked yet. `max_staleness_s` 0: the policy may go unconfirmed for ever."""
         self._asker, self._tenant = asker, tenant
         self._poll_s, self._long_poll_s, self._pace = poll_s, long_poll_s, pace
+        shortest, longest = BACKOFF_S
+        urgent_s = max(shortest, max_staleness_s / TRIES) if max_staleness_s else math.inf
+        self._longest_s = min(longest, max(poll_s, PATIENCE_S), urgent_s)
+        self._heeded_s = min(RETRY_AFTER_S, urgent_s)
         self._holds = long_poll_s > 0
         self._got: _Got | None = None
         self._checked: _Checked | None = None
@@ -226,9 +239,9 @@ class RemoteSource:
         self._got = _Got(data, answer.tag, heard, heard)
 
     def _backoff(self, failures: int, error: SourceError) -> float:
-        first, longest = BACKOFF_S
-        pause_s = self._pace.uniform(first, min(longest, first * 2 ** min(failures - 1, 16)))
-        return max(pause_s, min(_seconds(error.retry_after, self._pace.clock()), RETRY_AFTER_S))
+        first = BACKOFF_S[0]
+        pause_s = self._pace.uniform(first, min(self._longest_s, first * 2 ** min(failures - 1, 16)))
+        return max(pause_s, min(_seconds(error.retry_after, self._pace.clock()), self._heeded_s))
 
 
 def _seconds(retry_after: str, now: datetime) -> float:

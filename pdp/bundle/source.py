@@ -210,7 +210,13 @@ def open_source(feed: Feed) -> Source:
 
     access = web.Access.of(feed)
     asker = oci.OciAsker(feed.bundle, access) if scheme == "oci" else https.HttpsAsker(feed.bundle, access)
-    return remote.RemoteSource(asker, tenant=feed.tenant, poll_s=feed.poll_s, long_poll_s=feed.long_poll_s)
+    return remote.RemoteSource(
+        asker,
+        tenant=feed.tenant,
+        poll_s=feed.poll_s,
+        long_poll_s=feed.long_poll_s,
+        max_staleness_s=feed.max_staleness_s,
+    )
 
 
 def open_bundle(

@@ -97,9 +97,8 @@ async def test_an_hour_away_changes_nothing_and_the_way_back_is_short():
     assert reader.sequence == 2
     assert reader.confirmed_at > back
     away = [pause for pause in clock.slept if pause != 11.0]
-    assert away[:9] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
-    assert max(away) == 60
-    assert len(away) < 75
+    assert away[:7] == [0.5, 1, 2, 4, 8, 10, 10]
+    assert max(away) == 10
 
 
 async def test_a_server_without_tags_is_polled_and_what_is_the_same_is_not_verified_again():
@@ -123,14 +122,42 @@ async def test_a_server_without_tags_is_polled_and_what_is_the_same_is_not_verif
     [("120", 120), ("99999999", RETRY_AFTER_S), ("Sun, 01 Mar 2026 00:01:30 GMT", 90), ("soon", 0.5), ("-5", 0.5)],
 )
 async def test_a_server_that_says_when_to_come_back_is_heard_up_to_a_bound(header, pause):
-    clock = Clock()
-    slept = asyncio.Event()
-    clock.hook = slept.set
-    async with scripted(says(answer(503, Retry_After=header))) as url:
-        running = asyncio.create_task(remote(url, clock=clock).source.run())
-        await slept.wait()
+    assert (await pauses(answer(503, Retry_After=header), 1))[0] == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("poll_s", "max_staleness_s", "longest"),
+    [
+        (1, 0, 5),
+        (20, 0, 20),
+        (3600, 0, 60),
+        (1, 30, 5),
+        (3600, 30, 10),
+        (10, 3, 1),
+        (10, 1, 0.5),
+    ],
+)
+async def test_a_server_that_is_back_is_asked_soon_by_who_polls_often_or_would_go_stale(
+    poll_s, max_staleness_s, longest
+):
+    assert max(await pauses(answer(503), 12, poll_s=poll_s, max_staleness_s=max_staleness_s)) == longest
+
+
+@pytest.mark.parametrize(("max_staleness_s", "pause"), [(0, 120), (3600, 120), (60, 20), (1, 0.5)])
+async def test_a_server_cannot_send_a_decision_point_away_until_its_policy_is_stale(max_staleness_s, pause):
+    reply = answer(503, Retry_After="120")
+    assert (await pauses(reply, 1, poll_s=1, max_staleness_s=max_staleness_s))[0] == pause
+
+
+async def pauses(reply: bytes, count: int, **options) -> list[float]:
+    """Ask a server that always replies so, until `count` pauses were made."""
+    clock, done = Clock(), asyncio.Event()
+    clock.hook = lambda: done.set() if len(clock.slept) == count else None
+    async with scripted(says(reply)) as url:
+        running = asyncio.create_task(remote(url, clock=clock, **options).source.run())
+        await done.wait()
         running.cancel()
-    assert clock.slept[0] == pytest.approx(pause)
+    return clock.slept
 
 
 async def test_a_tag_that_stands_for_two_bundles_is_not_believed_again():
