@@ -35,6 +35,8 @@ PAUSE_S: Final = (2.0, 60.0)
 FAULTS: Final = 8
 """How many of the newest faults of a source are kept for the status."""
 
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -79,15 +81,25 @@ class Slot:
         self.faults: deque[str] = deque(maxlen=FAULTS)
         self.refused: dict[str, Any] | None = None
         self.looked_at: datetime | None = None
+        self._away: tuple[str, ...] = ()  # those of the faults that end when the source is heard
+        self._away_since = _NEVER
+        self._heard: datetime | None = None
         self._proven: Proven | None = None
-        self._said = ""
+        self._said, self._saying = "", False
         self._paused, self._pause_s, self._until = b"", PAUSE_S[0], 0.0
 
     async def look(self, trusted: Trusted | None, now: datetime, floor: Floor | None, serving: str = "") -> Look:
         """Look at the source once."""
         keys = None if trusted is None else trusted.keys
         look = await asyncio.to_thread(self.source.look, keys, now=now, floor=floor, serving=bytes.fromhex(serving))
-        self.looked_at = now
+        before, self.looked_at = self.looked_at, now
+        if look.confirmed_at is not None and look.confirmed_at != self._heard:
+            self._heard = look.confirmed_at
+            self._hear(look.confirmed_at, now)
+        if look.away:
+            # It came to be since the look before: an answer that is older says nothing about it.
+            self._forget_away()
+            self._away, self._away_since = look.away, before or _NEVER
         for fault in look.faults:
             if fault in look.away:
                 self._note(fault)
@@ -117,8 +129,8 @@ class Slot:
         except (OSError, StoreError, NotReadyError) as error:
             self.say(f"no new bundle can be served: {error}")
         else:
-            self.faults.clear()
-            self.refused, self._said, self._paused = None, "", b""
+            self._settle()
+            self.refused, self._paused = None, b""
             return held
         finally:
             self.coming, self.wanted = None, ""
@@ -190,10 +202,39 @@ class Slot:
 
     def say(self, text: str) -> None:
         """Say what keeps bundles from being served, once."""
+        self._saying = True
         if text != self._said:
+            self._unsay()
             self._said = text
-            self.faults.append(text)
+            self._note(text)
             log.error("%s", text, extra=self._about)
+
+    def turned(self) -> None:
+        """Hear that a turn is over: what kept bundles from being served, and did not in this one, is past."""
+        if not self._saying:
+            self._unsay()
+        self._saying = False
+
+    def _unsay(self) -> None:
+        if self._said in self.faults:
+            self.faults.remove(self._said)
+        self._said = ""
+
+    def _hear(self, at: datetime, now: datetime) -> None:
+        """Forget that the source was away, which answered at `at`; a clock that was ahead must not hide it."""
+        if not self._away or at < min(self._away_since, now):
+            return
+        self._forget_away()
+        log.info("the source of `%s` is heard again", self.feed.tenant)
+
+    def _forget_away(self) -> None:
+        self.faults = deque((fault for fault in self.faults if fault not in self._away), FAULTS)
+        self._away = ()
+
+    def _settle(self) -> None:
+        """Forget all that was wrong, but for a source that is away still: a kept copy is no word from it."""
+        self.faults = deque(self._away, FAULTS)
+        self._said = ""
 
     def _note(self, fault: str) -> None:
         """Keep a fault for the status."""

@@ -226,6 +226,7 @@ class Watch:
         async with self._turn:
             try:
                 await self._look()
+                self._slot.turned()
             except StoreError as error:
                 self._slot.say(f"no new bundle can be served: {error}")
             except Exception:

@@ -15,7 +15,7 @@ from exequatur.daemon import StartError
 from exequatur.trust.bundle import Floor
 from pdp import slot, watch
 from pdp.bundle.loader import BundleRejected, NotProved
-from pdp.control.store import Store
+from pdp.control.store import Store, StoreError
 from pdp.orders import Orders
 from pdp.placing import overlap, roots_of
 
@@ -324,8 +324,9 @@ async def test_after_a_restart_without_its_source_the_kept_copy_serves(house):
     shutil.rmtree(house.folder / "bundles")
     async with house.open():
         await until(served(house, 1, 1))
-        await until(lambda: house.status().get("faults") == [])
+        await until(lambda: (house.status().get("serving") or {}).get("sequence") == 1)
         assert house.status()["state"] == "serving"
+        assert "cannot be read" in "".join(house.status()["faults"]), "its source is away all the same"
     house.trust("ann")
     async with house.open():
         await until(lambda: "no key `ops`" in house.status().get("reason", ""))
@@ -382,6 +383,51 @@ async def test_a_source_that_gives_nothing_is_not_called_a_refused_bundle(house,
         said = [record.getMessage() for record in caplog.records if "holds no bundle" in record.getMessage()]
         assert len(said) == 1
         assert said[0].startswith("no bundle comes from a source: ")
+
+
+async def test_a_source_that_is_back_is_a_fault_no_longer(house, caplog):
+    caplog.set_level("INFO")
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        for _ in range(2):
+            (house.folder / "bundles").rename(house.folder / "away")
+            await until(lambda: any("cannot be read" in fault for fault in house.status()["faults"]))
+            (house.folder / "away").rename(house.folder / "bundles")
+            await until(lambda: house.status()["faults"] == [])
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("the source of `default` is heard again") == 2
+    assert sum("no bundle comes from a source" in line for line in said) == 2
+
+
+async def test_what_is_wrong_with_a_bundle_stays_when_its_source_is_heard(house):
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        house.publish(2, kid="stranger")
+        await until(lambda: "`stranger`" in "".join(house.status()["faults"]))
+        looked = house.status()["last_look_at"]
+        await until(lambda: house.status()["last_look_at"] > looked)
+        assert "`stranger`" in "".join(house.status()["faults"])
+        house.publish(3)
+        await until(served(house, 3, 3))
+        await until(lambda: house.status()["faults"] == [])
+
+
+async def test_a_store_that_can_be_read_again_is_a_fault_no_longer(house, monkeypatch):
+    house.publish(1)
+
+    def broken(*_):
+        raise StoreError("the store is locked")
+
+    async with house.open():
+        await until(served(house, 1, 1))
+        store, look = house.supervisor._shared.store, house.supervisor._watches["default"]._slot
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "floor", broken)
+            await until(lambda: look.faults)
+            assert [*look.faults] == ["no new bundle can be served: the store is locked"]
+        await until(lambda: not look.faults)
 
 
 async def test_a_floor_that_another_replica_raised_is_an_alarm_and_the_old_bundle_stays(house, monkeypatch):
@@ -477,6 +523,7 @@ async def test_a_candidate_is_tried_beside_and_dropped_when_it_is_gone_or_in_for
         await until(lambda: all(worker.standing().trial for worker in house.workers))
         trial = house.workers[0].standing().trial
         assert (trial.snapshot.sequence, trial.percent, trial.max_stricter_percent) == (2, 5, 5)
+        await until(lambda: house.status()["candidate"])
         house.compared = {"same": 8, "stricter": 2, "skipped": 5}
         await until(lambda: (house.status().get("candidate") or {}).get("judged") == 10)
         shown = house.status()["candidate"]
