@@ -66,6 +66,18 @@ class Held:
         """Its digest, in hex."""
         return self.order.digest
 
+    def status(self) -> dict[str, Any]:
+        """Say what it is."""
+        bundle = self.bundle
+        return {
+            "digest": self.digest,
+            "sequence": bundle.sequence,
+            "kids": [*bundle.kids],
+            "revision": bundle.revision,
+            "expires_at": rfc3339(bundle.expires_at) if bundle.signed else None,
+            "since": rfc3339(self.since),
+        }
+
 
 class Slot:
     """Where the bundles of one tenant and one role come from, and what came of them."""

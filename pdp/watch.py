@@ -72,6 +72,7 @@ class Watch:
         self._slot = Slot(feed, ACTIVE, source, shared)
         self._confirmed, self._heard = confirmed_at, confirmed_at
         self._stood: datetime | None = None
+        self._told = ("", "")  # what was logged of the policy: its state, and why it is withdrawn
         self._renewed = False
         self._ends: datetime | None = None  # of what is in force, by keys that the workers have not heard of
         self._kept_tried = False
@@ -90,7 +91,7 @@ class Watch:
         """Watch until cancelled."""
         sources = [self._slot.source] if self.candidate is None else [self._slot.source, self.candidate.slot.source]
         asked = [asyncio.Event() for _ in sources]
-        tasks = [self._ask(*pair) for pair in zip(sources, asked, strict=True)]
+        tasks = [self._watch_state(), *(self._ask(*pair) for pair in zip(sources, asked, strict=True))]
         tasks += [] if self._keys is None else [self._watch_keys(self._keys)]
         tasks += [] if self.candidate is None else [self._watch_candidate(self.candidate)]
         running = [asyncio.create_task(task) for task in tasks]
@@ -174,6 +175,12 @@ class Watch:
                 log.exception("the keys of `%s` could not be looked at", self.tenant)
             await asyncio.sleep(KEYS_S)
 
+    async def _watch_state(self) -> None:
+        """See what becomes of the policy, beside everything else: time alone makes it stale, also during a proof."""
+        while True:
+            self._tell()
+            await asyncio.sleep(LOOK_S)
+
     async def _watch_candidate(self, candidate: Candidate) -> None:
         """See what may be tried, beside everything else: what is tried never delays what is served."""
         while True:
@@ -214,10 +221,7 @@ class Watch:
         if reason == self.withdrawn:
             return
         self.withdrawn = reason
-        if reason:
-            log.error("the policy of `%s` is withdrawn: %s", self.tenant, reason)
-        else:
-            log.info("the policy of `%s` is trusted again", self.tenant)
+        self._tell()
         self._stand()
         self._shared.metrics.stands(self.tenant, self.state(datetime.now(UTC)))
 
@@ -355,23 +359,39 @@ class Watch:
             return "expired"
         return "stale" if self._stood is not None and now >= self._stood else "serving"
 
+    def _reason(self, state: str) -> str:
+        heard, allowed = self._confirmed, f"`max_staleness_s` is {self.feed.max_staleness_s:g}"
+        reasons = {
+            "none": self.withdrawn or next(reversed(self._slot.faults), "no bundle was found yet"),
+            "withdrawn": self.withdrawn,
+            "expired": "a new bundle must be published",
+            "stale": f"its source was {f'not heard since {rfc3339(heard)}' if heard else 'never heard'}, and {allowed}",
+        }
+        return reasons.get(state, "")
+
+    def _tell(self) -> None:
+        """Log what has become of the policy, when that is something else than it was."""
+        state = "withdrawn" if self.withdrawn else self.state(datetime.now(UTC))
+        if (state, self.withdrawn) == self._told or (state == "none" and not self.looked.is_set()):
+            return
+        before, self._told = self._told[0], (state, self.withdrawn)
+        if state != "serving":
+            what = f"the policy of `{self.tenant}` is {state}" if self.held else f"`{self.tenant}` has no policy"
+            log.error("%s, and every action is denied: %s", what, self._reason(state))
+        elif before not in ("", "none"):
+            log.info("the policy of `%s` serves again", self.tenant)
+
     def status(self) -> dict[str, Any]:
         """Say what is served, and why. Raises `StoreError`."""
         now, held, slot = datetime.now(UTC), self.held, self._slot
         state, floor = self.state(now), self._shared.store.floor(self.tenant)
         self._shared.metrics.stands(self.tenant, state)
-        reasons = {
-            "none": next(reversed(slot.faults), "no bundle was found yet"),
-            "withdrawn": self.withdrawn,
-            "expired": "a new bundle must be published",
-            "stale": f"its source was not heard for {self.feed.max_staleness_s} s",
-        }
         return {
             "tenant": self.tenant,
             "source": self.feed.shown,
-            "serving": None if held is None else _serving(held),
+            "serving": None if held is None else held.status(),
             "state": state,
-            "reason": reasons.get(state, ""),
+            "reason": self._reason(state),
             "floor": max(self.feed.floor, 0 if floor is None else floor.sequence),
             "confirmed_at": None if self._confirmed is None else rfc3339(self._confirmed),
             "last_look_at": None if slot.looked_at is None else rfc3339(slot.looked_at),
@@ -393,15 +413,3 @@ class Watch:
             "revoked": sorted(keys.revoked),
             "fault": self._fault,
         }
-
-
-def _serving(held: Held) -> dict[str, Any]:
-    bundle = held.bundle
-    return {
-        "digest": held.digest,
-        "sequence": bundle.sequence,
-        "kids": [*bundle.kids],
-        "revision": bundle.revision,
-        "expires_at": rfc3339(bundle.expires_at) if bundle.signed else None,
-        "since": rfc3339(held.since),
-    }

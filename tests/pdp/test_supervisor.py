@@ -380,9 +380,11 @@ async def test_what_is_not_proved_is_refused_once_and_what_the_machine_failed_is
 async def test_a_source_that_gives_nothing_is_not_called_a_refused_bundle(house, caplog):
     async with house.open():
         await until(lambda: any("holds no bundle" in fault for fault in house.status()["faults"]))
-        said = [record.getMessage() for record in caplog.records if "holds no bundle" in record.getMessage()]
-        assert len(said) == 1
-        assert said[0].startswith("no bundle comes from a source: ")
+        await until(lambda: any("has no policy" in line for line in caplog.messages))
+    said = [line for line in caplog.messages if "holds no bundle" in line]
+    assert len(said) == 2
+    assert said[0].startswith("no bundle comes from a source: ")
+    assert said[1].startswith("`default` has no policy, and every action is denied: ")
 
 
 async def test_a_source_that_is_back_is_a_fault_no_longer(house, caplog):
@@ -395,7 +397,7 @@ async def test_a_source_that_is_back_is_a_fault_no_longer(house, caplog):
             await until(lambda: any("cannot be read" in fault for fault in house.status()["faults"]))
             (house.folder / "away").rename(house.folder / "bundles")
             await until(lambda: house.status()["faults"] == [])
-    said = [record.getMessage() for record in caplog.records]
+    said = caplog.messages
     assert said.count("the source of `default` is heard again") == 2
     assert sum("no bundle comes from a source" in line for line in said) == 2
 
@@ -428,6 +430,54 @@ async def test_a_store_that_can_be_read_again_is_a_fault_no_longer(house, monkey
             await until(lambda: look.faults)
             assert [*look.faults] == ["no new bundle can be served: the store is locked"]
         await until(lambda: not look.faults)
+
+
+def of_the_policy(caplog) -> list[str]:
+    """Give what was logged of what has become of the policy, with its level."""
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    return [f"{level}: {line}" for level, line in said if line.startswith("the policy of") or "has no policy" in line]
+
+
+async def test_a_policy_that_goes_stale_is_logged_once_and_when_it_serves_again(house, caplog):
+    caplog.set_level("INFO")
+    house.publish(1)
+    async with house.open(max_staleness_s=1):
+        await until(served(house, 1, 1))
+        assert of_the_policy(caplog) == []
+        (house.folder / "bundles" / "1.tar.gz").rename(house.folder / "away.tar.gz")
+        await until(lambda: house.status()["state"] == "stale")
+        heard = house.status()["confirmed_at"]
+        assert house.status()["reason"] == f"its source was not heard since {heard}, and `max_staleness_s` is 1"
+        await until(lambda: of_the_policy(caplog))
+        await asyncio.sleep(0.1)
+        (house.folder / "away.tar.gz").rename(house.folder / "bundles" / "1.tar.gz")
+        await until(lambda: len(of_the_policy(caplog)) == 2)
+    stale = (
+        f"ERROR: the policy of `default` is stale, and every action is denied: its source was not heard since {heard}"
+    )
+    assert of_the_policy(caplog)[0].startswith(stale)
+    assert of_the_policy(caplog)[1:] == ["INFO: the policy of `default` serves again"]
+
+
+async def test_a_policy_that_expires_or_is_withdrawn_is_logged_once(house, caplog):
+    caplog.set_level("INFO")
+    house.trust("ops", "ann", keys=OWNER)
+    house.publish(1, days=2.5 / 86400)
+    async with house.open():
+        await until(served(house, 1, 1))
+        await until(lambda: of_the_policy(caplog))
+        house.publish(2)
+        await until(lambda: len(of_the_policy(caplog)) == 2)
+        house.trust("ops", "ann", keys=OWNER, revoked=["ops"])
+        await until(lambda: len(of_the_policy(caplog)) == 3)
+        house.publish(3, kid="ann")
+        await until(lambda: len(of_the_policy(caplog)) == 4)
+        await asyncio.sleep(0.1)
+    expired, again, withdrawn, *rest = of_the_policy(caplog)
+    assert expired.endswith("is expired, and every action is denied: a new bundle must be published")
+    assert withdrawn.startswith("ERROR: the policy of `default` is withdrawn, and every action is denied: ")
+    assert "`ops` is revoked" in withdrawn
+    assert [again, *rest] == 2 * ["INFO: the policy of `default` serves again"]
 
 
 async def test_a_floor_that_another_replica_raised_is_an_alarm_and_the_old_bundle_stays(house, monkeypatch):
