@@ -46,6 +46,7 @@ check: $(VENV)/.dev ## Lint, type-check, keep the layers, hold the stubs against
 
 bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
 	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
+	PYTHONPATH=tests/support $(BIN)/python tests/bench/swaps.py
 
 conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
 	$(BIN)/python -m pytest -m conformance $(ARGS)

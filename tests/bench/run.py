@@ -185,8 +185,9 @@ def in_process() -> None:
             begun = time.perf_counter()
             snapshot = Snapshot.load(unsafe_read_unsigned(write_archive(files)))
             load_s = time.perf_counter() - begun
+            standing = Standing(snapshot)
             took = microseconds(
-                lambda s=Standing(snapshot): judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
+                lambda s=standing: judge(action, session, s, enforcer=bank.SIDECAR, now=now, decision_id="d")
             )
             first = first or took
             table.add_row(f"{count:,}", kind, f"{took:.0f}", f"{took / first:.2f}", f"{load_s:.2f}")
