@@ -54,6 +54,7 @@ class Candidate:
         if active is not None and self._held is not None and active.digest == self._held.digest:
             self._drop("it has come into force")
             self._shown = None
+            self.slot.settle()
         if active is None or not (self.due or time.monotonic() - self._looked >= LOOK_S):
             return
         self.due, self._looked = False, time.monotonic()
@@ -87,6 +88,11 @@ class Candidate:
             log.error("that it is halted is forgotten when we end: %s", error)  # noqa: TRY400
         if self._held is not None and self._held.digest == digest:
             self._drop(reason)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the candidate or its source, as the status of the tenant has it."""
+        return [f"the candidate: {fault}" for fault in self.slot.faults]
 
     def status(self) -> dict[str, Any] | None:
         """Say what is tried, and how it compares."""

@@ -114,8 +114,7 @@ class Slot:
             self._away, self._away_since = look.away, before or _NEVER
         for fault in look.faults:
             if fault in look.away:
-                self._note(fault)
-                log.error("no bundle comes from a source: %s", fault, extra=self._about)
+                self._miss(fault)
             else:
                 self.refuse(fault)
         for fault in look.alarms:
@@ -139,10 +138,12 @@ class Slot:
             self.source.refuse(digest)
             self._refuse_found(found, str(error))
         except (OSError, StoreError, NotReadyError) as error:
-            self.say(f"no new bundle can be served: {error}")
+            self.say(
+                f"{'no new bundle can be served' if self._role == ACTIVE else 'no candidate can be tried'}: {error}"
+            )
         else:
-            self._settle()
-            self.refused, self._paused = None, b""
+            self.settle()
+            self._paused = b""
             return held
         finally:
             self.coming, self.wanted = None, ""
@@ -227,6 +228,19 @@ class Slot:
             self._unsay()
         self._saying = False
 
+    def settle(self) -> None:
+        """Forget all that was wrong, but for a source that is away still: a kept copy is no word from it."""
+        self.faults = deque(self._away, FAULTS)
+        self.refused, self._said = None, ""
+
+    def _miss(self, fault: str) -> None:
+        """Say that nothing comes from the source. That of a candidate is empty for most of its life."""
+        self._note(fault)
+        if self._role == ACTIVE:
+            log.error("no bundle comes from a source: %s", fault, extra=self._about)
+        else:
+            log.info("no candidate of `%s` comes from its source: %s", self.feed.tenant, fault)
+
     def _unsay(self) -> None:
         if self._said in self.faults:
             self.faults.remove(self._said)
@@ -237,16 +251,13 @@ class Slot:
         if not self._away or at < min(self._away_since, now):
             return
         self._forget_away()
-        log.info("the source of `%s` is heard again", self.feed.tenant)
+        log.info(
+            "the source of %s`%s` is heard again", "" if self._role == ACTIVE else "candidates of ", self.feed.tenant
+        )
 
     def _forget_away(self) -> None:
         self.faults = deque((fault for fault in self.faults if fault not in self._away), FAULTS)
         self._away = ()
-
-    def _settle(self) -> None:
-        """Forget all that was wrong, but for a source that is away still: a kept copy is no word from it."""
-        self.faults = deque(self._away, FAULTS)
-        self._said = ""
 
     def _note(self, fault: str) -> None:
         """Keep a fault for the status."""

@@ -395,9 +395,9 @@ class Watch:
             "floor": max(self.feed.floor, 0 if floor is None else floor.sequence),
             "confirmed_at": None if self._confirmed is None else rfc3339(self._confirmed),
             "last_look_at": None if slot.looked_at is None else rfc3339(slot.looked_at),
-            "faults": [*slot.faults],
+            "faults": [*slot.faults, *(self.candidate.faults if self.candidate else ())],
             "refused": slot.refused,
-            "candidate": None if self.candidate is None else self.candidate.status(),
+            "candidate": self.candidate.status() if self.candidate else None,
             "keys": self._keys_status(),
             "workers": self._shared.crew.serving(self.tenant),
         }

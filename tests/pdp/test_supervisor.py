@@ -615,6 +615,36 @@ async def test_a_candidate_that_is_broken_changes_nothing(house):
         await until(lambda: house.supervisor._watches["default"].candidate.slot.refused)
         assert not any(worker.standing().trial for worker in house.workers)
         assert (house.status()["state"], house.status()["refused"]) == ("serving", None)
+        (fault,) = house.status()["faults"]
+        assert fault.startswith("the candidate: `2.tar.gz`: ")
+        house.publish(3, folder="candidates")
+        await until(lambda: all(worker.standing().trial for worker in house.workers))
+        await until(lambda: house.status()["faults"] == [])
+
+
+async def test_a_candidate_whose_source_is_empty_or_away_shows_in_the_status_and_alarms_nobody(house, caplog):
+    caplog.set_level("INFO")
+    house.publish(1)
+    place = house.folder / "candidates"
+    place.mkdir()
+    async with house.open(candidate=str(place)):
+        await until(served(house, 1, 1))
+        await until(lambda: house.status()["faults"])
+        assert house.status()["faults"] == [f"the candidate: `{place}` holds no bundle: put a signed `*.tar.gz` there"]
+        place.rmdir()
+        away = f"the candidate: `{place}`: it cannot be read: no such file or directory"
+        await until(lambda: house.status()["faults"] == [away])
+        house.publish(2, folder="candidates")
+        await until(lambda: all(worker.standing().trial for worker in house.workers))
+        await until(lambda: house.status()["faults"] == [])
+        shutil.copy(place / "2.tar.gz", house.folder / "bundles")
+        await until(served(house, 2, 2))
+        (place / "2.tar.gz").unlink()
+        await until(lambda: house.status()["faults"])
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert not [line for level, line in said if level not in ("INFO", "DEBUG")]
+    assert [line for _, line in said].count("the source of candidates of `default` is heard again") == 1
+    assert sum(line.startswith("no candidate of `default` comes from its source: ") for _, line in said) == 3
 
 
 async def test_a_refresh_gives_the_status_after_the_look(house, monkeypatch):
