@@ -65,12 +65,13 @@ class StatusFile:
 
 
 class Alarms:
-    """What somebody should look into, said once each."""
+    """What somebody should look into, said once each: what happened stays, what can be mended stands until it is."""
 
     def __init__(self, count: Callable[[], None]) -> None:
         """Tell `count` of each alarm."""
         self._count = count
         self._texts: dict[str, str] = {}
+        self._standing: dict[str, str] = {}
 
     def __call__(self, text: str) -> None:
         """Raise an alarm, unless it was raised already."""
@@ -81,6 +82,19 @@ class Alarms:
         self._texts[text] = rfc3339(datetime.now(UTC))
         if len(self._texts) > ALARMS:
             del self._texts[next(iter(self._texts))]
+
+    def stand(self, condition: str, text: str) -> None:
+        """Raise an alarm about `condition`, in place of an earlier one; an empty text withdraws that."""
+        before = self._standing.pop(condition, "")
+        if text:
+            self._standing[condition] = text
+        if text == before:
+            return
+        self._texts.pop(before, None)
+        if text:
+            self(text)
+        else:
+            log.info("an alarm is over: %s", before)
 
     @property
     def listed(self) -> list[str]:

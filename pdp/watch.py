@@ -157,10 +157,8 @@ class Watch:
                 seen = await asyncio.to_thread(keys.look)
                 # Until that was done, and not only tried: what breaks here must leave no revocation unheard.
                 judged = judged and not seen.changed and not self._is_over
-                if seen.fault:
-                    self._shared.alarm(
-                        f"the keys of tenant `{self.tenant}` in `{keys.path}` are as they were: {seen.fault}"
-                    )
+                about = f"the keys of tenant `{self.tenant}` in `{keys.path}` are as they were"
+                self._shared.alarm.stand(about, f"{about}: {keys.fault}" if keys.fault else "")
                 if seen.changed:
                     log.info("the keys of `%s` have changed", self.tenant)
                 if not judged:

@@ -161,6 +161,26 @@ async def test_a_key_folder_that_is_of_no_use_keeps_what_is_served_and_lets_noth
         assert house.metrics.registry.get_sample_value("exequatur_bundle_alarms_total") == 1
 
 
+async def test_an_alarm_about_keys_ends_when_they_are_mended_and_is_raised_anew(house, caplog):
+    caplog.set_level("INFO")
+    house.publish(1)
+    key = house.folder / "keys" / "ops.pem"
+    good = key.read_bytes()
+    async with house.open():
+        await until(served(house, 1, 1))
+        house.workers[0].orders.alarm("the state folder is older")
+        for times in (1, 2):
+            key.write_bytes(b"no key")
+            await until(lambda: len(house.alarms()) == 2)
+            assert "are as they were: `ops.pem`" in house.alarms()[1]
+            key.write_bytes(good)
+            await until(lambda: len(house.alarms()) == 1)
+            assert house.metrics.registry.get_sample_value("exequatur_bundle_alarms_total") == 1 + times
+        assert "the state folder is older" in house.alarms()[0], "what has happened stays"
+    said = [line.partition("the keys of tenant")[0] for line in caplog.messages if "are as they were" in line]
+    assert said == 2 * ["alarm: ", "an alarm is over: "]
+
+
 async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(house, monkeypatch):
     monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
     house.trust("ops", "ann", keys=OWNER)
