@@ -13,6 +13,7 @@ import contextlib
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from exequatur.key_folder import KeyFolder
@@ -75,7 +76,7 @@ class Watch:
         self._told = ("", "")  # what was logged of the policy: its state, and why it is withdrawn
         self._renewed = False
         self._ends: datetime | None = None  # of what is in force, by keys that the workers have not heard of
-        self._kept_tried = False
+        self._kept_tried = self._kept_coming = False
         self._woken, self._turn = asyncio.Event(), asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
         shared.crew.add(feed.tenant, self._raise_floor)
@@ -286,6 +287,13 @@ class Watch:
         path = self._shared.placing.kept(floor.digest)
         if not path.exists():
             return
+        self._kept_coming = True
+        try:
+            await self._prove_kept(path, trusted, now, floor)
+        finally:
+            self._kept_coming = False
+
+    async def _prove_kept(self, path: Path, trusted: Trusted | None, now: datetime, floor: Floor) -> None:
         keys, origin = None if trusted is None else trusted.keys, "the kept copy"
         try:
             data = await asyncio.to_thread(read_archive_file, path)
@@ -357,10 +365,17 @@ class Watch:
             return "expired"
         return "stale" if self._stood is not None and now >= self._stood else "serving"
 
+    @property
+    def _coming(self) -> str:
+        """Say what is about to be served, where that is so."""
+        if self._kept_coming:
+            return "the copy of what was served last is being proved"
+        return "a bundle was found, and is being proved" if self._slot.wanted else ""
+
     def _reason(self, state: str) -> str:
         heard, allowed = self._confirmed, f"`max_staleness_s` is {self.feed.max_staleness_s:g}"
         reasons = {
-            "none": self.withdrawn or next(reversed(self._slot.faults), "no bundle was found yet"),
+            "none": self.withdrawn or self._coming or next(reversed(self._slot.faults), "no bundle was found yet"),
             "withdrawn": self.withdrawn,
             "expired": "a new bundle must be published",
             "stale": f"its source was {f'not heard since {rfc3339(heard)}' if heard else 'never heard'}, and {allowed}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -352,6 +353,31 @@ async def test_after_a_restart_without_its_source_the_kept_copy_serves(house):
         await until(lambda: "no key `ops`" in house.status().get("reason", ""))
         assert house.sequences() == [0, 0]
         assert house.alarms() == []
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_while_a_bundle_is_proved_the_status_says_so(house, monkeypatch, away):
+    """A restart with the source away takes seconds, and somebody looks meanwhile."""
+    house.publish(1)
+    if away:
+        async with house.open():
+            await until(served(house, 1, 1))
+        shutil.rmtree(house.folder / "bundles")
+    prove, begun, go = crews.placing.prove, threading.Event(), threading.Event()
+
+    def slow(*given, **options):
+        begun.set()
+        go.wait(10)
+        return prove(*given, **options)
+
+    monkeypatch.setattr("pdp.placing.prove", slow)
+    async with house.open():
+        await until(begun.is_set)
+        says = "the copy of what was served last is being proved" if away else "a bundle was found, and is being proved"
+        assert (house.status()["state"], house.status()["reason"]) == ("none", says)
+        go.set()
+        await until(served(house, 1, 1))
+        await until(lambda: house.status()["reason"] == "")
 
 
 @pytest.mark.parametrize("other", ["edited", "another signed one"])
