@@ -73,8 +73,8 @@ class Candidate:
             if held is not None:
                 self._held, self._shown = held, (held.digest, held.order.sequence)
                 self._before = self._trials(self._tenant)
-            if digest in self._halted:  # by a worker that was quick
-                self._drop(self._halted[digest])
+            if self._held is not None and digest in self._halted:  # by a worker that was quick
+                self._end(self._halted[digest])
 
     def halt(self, digest: str, reason: str) -> None:
         """Never try a candidate again that halted by itself."""
@@ -87,7 +87,7 @@ class Candidate:
         except StoreError as error:
             log.error("that it is halted is forgotten when we end: %s", error)  # noqa: TRY400
         if self._held is not None and self._held.digest == digest:
-            self._drop(reason)
+            self._end(reason)
 
     @property
     def faults(self) -> list[str]:
@@ -114,8 +114,10 @@ class Candidate:
         }
 
     def _drop(self, reason: str) -> None:
-        if self._held is None:
-            return
+        if self._held is not None:
+            log.info("a candidate of `%s` is tried no longer: %s", self._tenant, reason)
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
         self._held = None
-        log.info("a candidate of `%s` is tried no longer: %s", self._tenant, reason)
         self._shared.crew.drop(self._tenant, reason)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from exequatur.disk import reason
 from exequatur.trust.bundle import Floor, VerifiedBundle
 from pdp.activation import ACTIVE, Order, Refused
 from pdp.bundle.loader import BundleRejected, NotProved, Proven
@@ -137,10 +138,10 @@ class Slot:
         except (BundleRejected, PolicyError) as error:
             self.source.refuse(digest)
             self._refuse_found(found, str(error))
-        except (OSError, StoreError, NotReadyError) as error:
-            self.say(
-                f"{'no new bundle can be served' if self._role == ACTIVE else 'no candidate can be tried'}: {error}"
-            )
+        except OSError as error:
+            self._say_stuck(f"`{self._shared.placing.folder}` cannot be written: {reason(error)}")
+        except (StoreError, NotReadyError) as error:
+            self._say_stuck(str(error))
         else:
             self.settle()
             self._paused = b""
@@ -196,14 +197,14 @@ class Slot:
         self._pause_s = min(self._pause_s * 2, longest) if digest == self._paused else first
         self._paused, self._until = digest, time.monotonic() + self._pause_s
 
-    def _refuse_found(self, found: Found, reason: str) -> None:
+    def _refuse_found(self, found: Found, why: str) -> None:
         self.refused = {
             "origin": found.origin,
             "digest": found.bundle.digest.hex(),
-            "reason": reason,
+            "reason": why,
             "at": rfc3339(datetime.now(UTC)),
         }
-        fault = f"`{found.origin}`: {reason}"
+        fault = f"`{found.origin}`: {why}"
         if fault not in self.faults:
             self.refuse(fault)
 
@@ -221,6 +222,9 @@ class Slot:
             self._said = text
             self._note(text)
             log.error("%s", text, extra=self._about)
+
+    def _say_stuck(self, why: str) -> None:
+        self.say(f"{'no new bundle can be served' if self._role == ACTIVE else 'no candidate can be tried'}: {why}")
 
     def turned(self) -> None:
         """Hear that a turn is over: what kept bundles from being served, and did not in this one, is past."""

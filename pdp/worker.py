@@ -303,7 +303,6 @@ class Conveyor:
             self._metrics.tried(compared.key[0], compared.result)
         for key, tally in trying.tallies.items():
             if tally.halted and not self._tallies.get(key, Tally()).halted:
-                log.error("the trial of a candidate for `%s` is halted: %s", key[0], tally.halted)
                 self._tell(self._halt, key, tally.halted)
         self._tallies = trying.tallies
         for tenant, _ in self._shadow.offer(trying.shadowed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 import threading
@@ -462,6 +463,25 @@ async def test_what_is_wrong_with_a_bundle_stays_when_its_source_is_heard(house)
         await until(lambda: house.status()["faults"] == [])
 
 
+async def test_a_full_disk_is_said_with_its_folder_until_there_is_room(house, monkeypatch):
+    house.publish(1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with house.open():
+        await until(served(house, 1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr("pdp.placing.keep", full)
+            house.publish(2)
+            await until(lambda: house.status()["faults"])
+            folder = house.state / "serving"
+            stuck = f"no new bundle can be served: `{folder}` cannot be written: no space left on device"
+            assert house.status()["faults"] == [stuck]
+        await until(served(house, 2, 2))
+        await until(lambda: house.status()["faults"] == [])
+
+
 async def test_a_store_that_can_be_read_again_is_a_fault_no_longer(house, monkeypatch):
     house.publish(1)
 
@@ -633,6 +653,20 @@ async def test_a_candidate_is_tried_beside_and_dropped_when_it_is_gone_or_in_for
         await until(served(house, 3, 3))
         assert not any(worker.standing().trial for worker in house.workers)
         await until(lambda: house.status()["candidate"] is None)
+
+
+async def test_a_halted_candidate_is_logged_once(house, caplog):
+    caplog.set_level("INFO")
+    house.publish(1)
+    house.publish(2, folder="candidates")
+    async with house.open(candidate=str(house.folder / "candidates")):
+        await until(lambda: all(worker.standing().trial for worker in house.workers))
+        digest = house.workers[0].standing().trial.snapshot.digest
+        for worker in house.workers:
+            worker.orders.halted("default", digest, "the candidate failed: it loops")
+        await until(lambda: not any(worker.standing().trial for worker in house.workers))
+    said = [line for line in caplog.messages if "it loops" in line]
+    assert said == ["a candidate of `default` is halted: the candidate failed: it loops"]
 
 
 async def test_a_halted_candidate_stays_halted_over_a_restart(house):
