@@ -252,7 +252,7 @@ class Slot:
 
     def _hear(self, at: datetime, now: datetime) -> None:
         """Forget that the source was away, which answered at `at`; a clock that was ahead must not hide it."""
-        if not self._away or at < min(self._away_since, now):
+        if not self._away or at < self._away_since <= now:
             return
         self._forget_away()
         log.info(
