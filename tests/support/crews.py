@@ -184,6 +184,11 @@ class House:
             store.close()
 
 
+def served(house: House, *sequences: int, tenant: str = "default") -> Callable[[], bool]:
+    """Give a condition: that the workers serve a tenant these sequences, one each."""
+    return lambda: house.sequences(tenant) == [*sequences]
+
+
 async def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 10) -> None:
     """Wait until `condition()` holds, looking often: what is waited for happens in threads too."""
     end = asyncio.get_running_loop().time() + timeout_s
