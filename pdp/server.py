@@ -8,20 +8,22 @@ what was accepted, let the ledger have it, close; what remains is on disk, and t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
 from exequatur import daemon, transport
+from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
 from exequatur.trust.log_keys import parse_log_keys
@@ -34,6 +36,11 @@ from pdp.settings import PdpSettings
 from pdp.supervisor import FIRST, Supervisor
 
 log = logging.getLogger(__name__)
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108  a folder of our own in it, and none that was there before
+"""A file system in memory, where there is one."""
+MEMORY_BYTES: Final = 8 << 20
+"""The room that must be left there, in bytes: a worker's counts take a tenth of a MiB."""
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -48,6 +55,8 @@ def config(argv: Sequence[str]) -> int:
 
 def worker(_: Sequence[str]) -> int:
     """Run one worker, as the supervisor on standard input says; returns the exit code."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # logind clears `/dev/shm` of a user who has logged out
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
     # Standard output is for the supervisor alone: what a native library prints goes to the log.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -80,9 +89,15 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
         held, address = transport.hold_port(settings.listen)
     except transport.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
-    metrics = settings.state / "metrics"
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(mode=0o700)
+    with _counts(settings.state, lock) as metrics:
+        await _run(settings, stop, ready, metrics, address)
+    held.close()
+    os.close(lock)
+    log.info("stopped")
+
+
+async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, metrics: Path, address: str) -> None:
+    """Supervise workers on `address` that count into `metrics`. Raises `StartError`."""
     try:
         store = Store(settings.state)
     except StoreError as error:
@@ -100,9 +115,6 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
     async with daemon.http(settings.http, ready, lambda: _registry(together)):
         await supervisor.run(stop)
     store.close()
-    held.close()
-    os.close(lock)
-    log.info("stopped")
 
 
 def _registry(together: Together) -> CollectorRegistry:
@@ -138,3 +150,35 @@ def _own(state: Path) -> int:
     except OSError as error:
         raise daemon.StartError(f"`{state}` cannot be used: {(error.strerror or '').lower()}") from None
     return lock
+
+
+@contextlib.contextmanager
+def _counts(state: Path, lock: int) -> Iterator[Path]:
+    """Have an empty folder for what workers count, and remove it at the end.
+
+    In memory, where there is room: the files are mapped before their blocks are there, and who touches such a page on
+    a full disk dies of SIGBUS, as does each worker that comes after. So a full disk is counted, and kills nobody.
+    """
+    status = os.fstat(lock)
+    # By the lock that is ours: no other decision point on this machine has it, and a start after `kill -9` finds it.
+    ours = f"exequatur-{os.getuid()}-{status.st_dev:x}-{status.st_ino:x}"
+    places = (MEMORY / ours, state / "metrics")
+    for old in places:
+        shutil.rmtree(old, ignore_errors=True)
+    folder = places[0] if _room(MEMORY) >= MEMORY_BYTES else places[1]
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise daemon.StartError(f"`{folder}` cannot be made: {reason(error)}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _room(folder: Path) -> int:
+    """Give how many bytes we may write there; none where there is no such folder, or it is not for us."""
+    try:
+        return shutil.disk_usage(folder).free if os.access(folder, os.W_OK | os.X_OK) else 0
+    except OSError:
+        return 0

@@ -1,7 +1,8 @@
 """A full disk under each daemon: denials with their reason, one clear line, nothing lost, and recovery by itself.
 
 The disk is full by `RLIMIT_FSIZE`, lowered and raised again on the running process: any user may do that, and the
-kernel then really refuses to let a file grow past it. Logs go through a pipe, which has no size.
+kernel then really refuses to let a file grow past it. What is mapped on a full disk only a small disk can show. Logs go
+through a pipe, which has no size.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import datetime as dt
 import json
 import os
 import resource
+import signal
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
 
 import bank
 from entries import records
-from exequatur.client import Client, Decision, Effect, Proposal, ReasonKind
+from exequatur.client import CallError, Client, Decision, Effect, Proposal, ReasonKind
+from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.verifier import verify
-from stack import OPENER, Process, Stack, http_get, running, until
+from stack import OPENER, Process, Stack, free_port, http_get, running, until
 
 READERS: list[subprocess.Popen[bytes]] = []
 UNLIMITED = resource.RLIM_INFINITY
@@ -173,3 +177,62 @@ def test_a_ledger_whose_disk_is_full_takes_nothing_and_loses_nothing(whole):
     said = {text.removeprefix("records are not taken: the ").partition(" ")[0] for text in troubles(whole.stack.ledger)}
     assert said in ({"log"}, {"index"}, {"log", "index"})
     assert troubles(whole.stack.pdp) == set()
+
+
+class OnSmallDisk(Process):
+    """A daemon to which the folder of its log is a disk of 16 MiB, which goes with it."""
+
+    @property
+    def command(self) -> list[str]:
+        """The whole command line; each of these becomes the next, in one process."""
+        script = 'mount -t tmpfs -o size=16m,mode=700 tmpfs "$0" && exec "$@"'
+        alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(self.disk)]
+        return [*alone, *super().command]
+
+    @property
+    def disk(self) -> Path:
+        """Where its disk is, to it."""
+        return self.log.parent / "disk"
+
+    @contextlib.contextmanager
+    def full(self):
+        """Leave no byte on its disk."""
+        ballast = Path(f"/proc/{self.popen.pid}/root{self.disk}/ballast")
+        with ballast.open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            yield
+        ballast.unlink()
+
+
+def answers(client: Client) -> bool:
+    """Say whether a worker judges: without a session that is a denial."""
+    try:
+        return client.authorize("bank/look", {"account": "7"}, agent="teller").reasons[0].kind is ReasonKind.INVALID
+    except CallError:
+        return False
+
+
+def test_a_worker_that_starts_on_a_full_disk_says_so_is_not_killed_and_serves_when_there_is_room(tmp_path):
+    if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], check=False).returncode:
+        pytest.skip("this user may have no file system of its own")
+    bundles, keys = bank.put(tmp_path)
+    target, http = f"127.0.0.1:{free_port()}", free_port()
+    (tmp_path / "disk").mkdir()
+    plain = ["--unsafe-plaintext", f"--openers={UNSAFE_PLAINTEXT}", f"--listen={target}", f"--http=127.0.0.1:{http}"]
+    served = [f"--bundle={bundles}", f"--keys={keys}", f"--state={tmp_path}/disk/state", "--workers=1"]
+    process = OnSmallDisk("pdp", ["pdp", "serve", *plain, *served], tmp_path / "pdp.log", http)
+    try:
+        process.start()
+        with Client(target, unsafe_plaintext=True, timeout_s=10) as client:
+            assert answers(client)
+            with process.full():
+                os.kill(process.children()[0], signal.SIGKILL)
+                until(lambda: "database or disk is full" in process.log.read_text(), what="word of the full disk")
+                assert http_get(http, "/healthz")[0] == 200
+            until(lambda: answers(client), what="an answer")
+        assert "SIGBUS" not in process.log.read_text()
+        assert process.stop() == 0
+    finally:
+        process.kill()
