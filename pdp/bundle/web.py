@@ -18,7 +18,7 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -171,7 +171,13 @@ class Reply:
         text = f"it answers with {self.status}"
         if phrase := _PHRASES.get(self.status):
             text += f": {phrase}"
-        if hint := _HINTS.get(self.status):
+        asked = self._response.request
+        hint = _HINTS.get(self.status)
+        if asked.method == "PUT" and self.status in _NO_PUT:
+            hint = "it was asked to take the bundle by PUT, and it takes no PUT here"
+        elif asked.url.scheme == "http" and self.status == _NOT_UNDERSTOOD:  # what most say to plain text on a TLS port
+            hint = _TRY_TLS
+        if hint:
             text += f": {hint}"
         return SourceError(text, status=self.status, retry_after=self.headers.get("retry-after", ""))
 
@@ -183,6 +189,10 @@ _HINTS: Final = {
     404: "look at the address",
     405: "it does not take this here",
 }
+_NO_PUT: Final = (404, 405, 501)
+_NOT_UNDERSTOOD: Final = 400
+_GARBLED: Final = "it breaks off before the end, or what it sends is no HTTP"
+_TRY_TLS: Final = "if it speaks TLS there, name it with `https://`"
 
 
 class Visit:
@@ -206,7 +216,7 @@ class Visit:
         self._access.check(url)
         home, client = url, self._client
         for _ in range(REDIRECTS + 1):
-            async with client.stream(method, url, headers=headers, content=content) as response:
+            async with _answer(client, method, url, headers, content) as response:
                 reply = Reply(response, self._limits)
                 if reply.status not in _MOVED or method not in ("GET", "HEAD"):
                     yield reply
@@ -241,6 +251,21 @@ async def visit(access: Access, limits: WebLimits = WEB_LIMITS, *, wait_s: int =
             yield Visit(client, access, limits)
     except _NETWORK as error:
         raise SourceError(_said(error, limits, whole_s)) from None
+
+
+@asynccontextmanager
+async def _answer(
+    client: httpx2.AsyncClient, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None
+) -> AsyncIterator[httpx2.Response]:
+    """Ask, and say of what does not even begin to answer in plain text what it may be."""
+    async with AsyncExitStack() as stack:
+        try:
+            answer = await stack.enter_async_context(client.stream(method, url, headers=headers, content=content))
+        except httpx2.RemoteProtocolError:
+            if url.scheme == "https":
+                raise
+            raise SourceError(f"{_GARBLED}: {_TRY_TLS}") from None
+        yield answer
 
 
 def origin_of(url: httpx2.URL) -> tuple[str, str, int]:
@@ -286,7 +311,7 @@ def _said(error: BaseException, limits: WebLimits, whole_s: float) -> str:
         httpx2.ConnectTimeout: f"no connection within {limits.connect_s:g} s",
         httpx2.TimeoutException: f"it is silent for more than {limits.silence_s:g} s",
         httpx2.ConnectError: f"it cannot be reached: {_reason(system) if system else 'no connection'}",
-        httpx2.RemoteProtocolError: "it breaks off before the end, or what it sends is no HTTP",
+        httpx2.RemoteProtocolError: _GARBLED,
         TimeoutError: f"it takes longer than {whole_s:g} s",
         (httpx2.InvalidURL, UnicodeError): "it redirects to what is no address",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -220,13 +221,33 @@ async def test_two_who_push_at_once_do_not_undo_each_other(there):
 async def test_a_web_server_that_takes_none_says_so(tmp_path, folder):
     tls = Authority(tmp_path / "pki").issue("server")
     (folder / "bundle.tar.gz").write_bytes(publish(1))
-    refused = pytest.raises(SourceError, match="it answers with 405: method not allowed: it does not take this here")
+    refused = pytest.raises(SourceError, match=r"405: method not allowed: it was asked .* by PUT, and it takes no PUT")
     with caddy(folder, tls) as url, refused:
         await push(publish(2), f"{url}/bundle.tar.gz", access=Access(roots=tls.roots))
     for status in (401, 403, 500):
         async with scripted(says(answer(404), answer(status))) as url:
             with pytest.raises(SourceError, match=f"it answers with {status}"):
                 await push(publish(2), f"{url}/bundle.tar.gz")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_web_server_that_takes_no_put_is_told_from_an_address_where_nothing_is(status):
+    async with scripted(says(answer(404), answer(status))) as url:
+        with pytest.raises(SourceError, match=f"answers with {status}: .* by PUT, and it takes no PUT here"):
+            await push(publish(1), f"{url}/bundle.tar.gz")
+
+
+async def test_a_push_in_plain_text_to_a_port_of_tls_says_so(tmp_path, folder):
+    tls = Authority(tmp_path / "pki").issue("server")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.certificate, tls.key)
+    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    told = pytest.raises(SourceError, match="if it speaks TLS there, name it with `https://`")
+    async with silent:
+        with told:
+            await push(publish(1), f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/bundle.tar.gz")
+    with caddy(folder, tls) as url, told:
+        await push(publish(1), f"http{url.removeprefix('https')}/bundle.tar.gz")
 
 
 async def test_a_push_is_not_sent_elsewhere():
