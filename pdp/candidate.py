@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from exequatur.trust.bundle import Floor
 from pdp.activation import CANDIDATE
-from pdp.bundle.source import Source
+from pdp.bundle.source import EMPTY, Source
 from pdp.control.store import StoreError
 from pdp.placing import Trusted
 from pdp.settings import Feed
@@ -59,8 +59,11 @@ class Candidate:
             return
         self.due, self._looked = False, time.monotonic()
         now = datetime.now(UTC)
-        # What is tried already is given too: else nobody could tell that it is gone.
-        found = (await self.slot.look(trusted, now, floor)).found
+        # What is tried already is given too: else nobody could tell that it is gone. So is what is older than what is
+        # in force: that is how it is once a candidate was overtaken, and no attack.
+        found = (await self.slot.look(trusted, now, None)).found
+        if found is not None and found.bundle.sequence < active.order.sequence:
+            found = None
         digest = "" if found is None else found.bundle.digest.hex()
         if found is None or digest == active.digest:
             self._drop("its source has it no more" if found is None else "it has come into force")
@@ -91,8 +94,8 @@ class Candidate:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with the candidate or its source, as the status of the tenant has it."""
-        return [f"the candidate: {fault}" for fault in self.slot.faults]
+        """What is wrong with the candidate or its source, as the status has it; to try nothing is nothing wrong."""
+        return [f"the candidate: {fault}" for fault in self.slot.faults if EMPTY not in fault]
 
     def status(self) -> dict[str, Any] | None:
         """Say what is tried, and how it compares."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pdp.settings import Feed
 
 ENDINGS: Final = (".tar.gz", ".tgz", ".tar")
+EMPTY: Final = "holds no bundle"
 _SERVED: Final = replace(LIMITS, unpacked_bytes=LIMITS.archive_bytes)
 """What is signed to be served is not compressed: it unpacks to less than it is, and a bomb is seen early."""
 
@@ -146,7 +147,7 @@ class FolderSource:
             faults.append(f"`{self._path}`: {_cannot_read(error)}")
             return []
         if not paths:
-            faults.append(f"`{self._path}` holds no bundle: put a signed `*.tar.gz` there")
+            faults.append(f"`{self._path}` {EMPTY}: put a signed `*.tar.gz` there")
         return sorted(paths)
 
     def _look_at(self, path: Path, before: _File | None, now: datetime, *, anew: bool) -> _File:

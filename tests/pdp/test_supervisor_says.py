@@ -237,8 +237,11 @@ async def test_a_candidate_whose_source_is_empty_or_away_shows_in_the_status_and
     place.mkdir()
     async with house.open(candidate=str(place)):
         await until(served(house, 1, 1))
-        await until(lambda: house.status()["faults"])
-        assert house.status()["faults"] == [f"the candidate: `{place}` holds no bundle: put a signed `*.tar.gz` there"]
+        empty = (
+            f"no candidate of `default` comes from its source: `{place}` holds no bundle: put a signed `*.tar.gz` there"
+        )
+        await until(lambda: empty in caplog.messages)
+        assert house.status()["faults"] == [], "to try nothing is nothing wrong"
         place.rmdir()
         away = f"the candidate: `{place}`: it cannot be read: no such file or directory"
         await until(lambda: house.status()["faults"] == [away])
@@ -248,11 +251,22 @@ async def test_a_candidate_whose_source_is_empty_or_away_shows_in_the_status_and
         shutil.copy(place / "2.tar.gz", house.folder / "bundles")
         await until(served(house, 2, 2))
         (place / "2.tar.gz").unlink()
-        await until(lambda: house.status()["faults"])
+        await until(lambda: caplog.messages.count(empty) == 2)
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert not [line for level, line in said if level not in ("INFO", "DEBUG")]
     assert [line for _, line in said].count("the source of candidates of `default` is heard again") == 1
     assert sum(line.startswith("no candidate of `default` comes from its source: ") for _, line in said) == 3
+
+
+async def test_a_candidate_that_was_overtaken_is_nothing_wrong(house, caplog):
+    house.publish(3)
+    house.publish(2, folder="candidates")
+    async with house.open(candidate=str(house.folder / "candidates")):
+        await until(served(house, 3, 3))
+        house.publish(4, folder="candidates")
+        await until(lambda: all(worker.standing().trial for worker in house.workers))
+        assert house.status()["faults"] == []
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_an_alarm_of_a_worker_is_everybodys_to_see(house, caplog):
