@@ -117,6 +117,12 @@ class KeyFolder(Generic[T]):
         return "" if said == text else text
 
 
+def private_keys_hint(folder: Path) -> str:
+    """Say which folder is meant, where somebody names that of the private keys."""
+    public = folder / "public"
+    return f": did you mean `{public}`" if public.is_dir() and any(folder.glob("*.key")) else ""
+
+
 def _stamp(path: Path) -> _Stamp:
     """Tell everything apart by which files there are and when they were last written; raises `FormatError`."""
     with _naming():

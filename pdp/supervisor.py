@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from exequatur import daemon
 from exequatur.daemon import Ready, StartError
-from exequatur.key_folder import KeyFolder
+from exequatur.key_folder import KeyFolder, private_keys_hint
 from exequatur.trust.errors import TrustError
 from exequatur.trust.key_policy import FILE as KEY_POLICY
 from pdp.bundle.source import Source, SourceError, open_source
@@ -175,7 +175,7 @@ def _watch(
         try:
             limited = keys.read().has_policy
         except TrustError as error:
-            raise StartError(f"`{feed.keys}`: {error}") from None
+            raise StartError(f"`{feed.keys}`: {error}{private_keys_hint(feed.keys)}") from None
         if limited:
             shared.store.note_key_policy(feed.tenant)
         elif shared.store.had_key_policy(feed.tenant):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exequatur.cli.console import Exit, errors, fail
-from exequatur.cli.key_listing import private_keys_hint
+from exequatur.key_folder import private_keys_hint
 from exequatur.signer import SignerError
 from exequatur.trust.bundle import VerifiedBundle
 from exequatur.trust.errors import TrustError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -83,12 +82,6 @@ def picture(folder: str, value: Mapping[str, Any]) -> RenderableType:
         prints.add_row(Text(row["kid"], style="bold"), Text(row["fingerprint"] or "no file", style="dim"))
     head = Text.assemble((folder, "bold"), "  ", (about, "dim" if able >= value["threshold"] else "red"))
     return Group(head, keys, prints)
-
-
-def private_keys_hint(folder: Path) -> str:
-    """Say which folder is meant, where somebody names that of the private keys."""
-    public = folder / "public"
-    return f": did you mean `{public}`" if public.is_dir() and any(folder.glob("*.key")) else ""
 
 
 def fingerprint(key: PublicKey | LogKey) -> str:

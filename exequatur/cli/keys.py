@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from exequatur.cli.console import Exit, emit, fail
-from exequatur.cli.key_listing import PURPOSES, listing, picture, private_keys_hint
-from exequatur.key_folder import KeyFolder
+from exequatur.cli.key_listing import PURPOSES, listing, picture
+from exequatur.key_folder import KeyFolder, private_keys_hint
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import ALGORITHMS, generate, load_log_key, parse_key_set
 from exequatur.trust.note import LogKey

@@ -193,10 +193,11 @@ def test_wrong_settings_are_all_said_at_once_and_exit_code_is_64(tmp_path):
     [
         (lambda pdp: (pdp.keys / "bank.pem").write_bytes(b"no key"), "holds no public key"),
         (lambda pdp: (pdp.keys / "bank.pem").unlink(), "the key folder is empty"),
+        (lambda pdp: hide(pdp.keys), "keys/public`"),
         (lambda pdp: (pdp.state.mkdir(), pdp.state.chmod(0o777)), "writable by nobody else"),
         (lambda pdp: (pdp.state.mkdir(), (pdp.state / "store.sqlite").write_bytes(b"x" * 9999)), "not a database"),
     ],
-    ids=["bad key", "no key", "open folder", "broken store"],
+    ids=["bad key", "no key", "private keys", "open folder", "broken store"],
 )
 def test_what_must_not_start_does_not(tmp_path, spoil, text):
     pdp = Pdp(tmp_path)
@@ -205,6 +206,13 @@ def test_what_must_not_start_does_not(tmp_path, spoil, text):
     assert pdp.process.popen.wait(20) == 64
     (line,) = [line for line in pdp.log().splitlines() if line.startswith("error:")]
     assert text in line
+
+
+def hide(keys: Path) -> None:
+    """Make a folder what `exequatur keys generate` makes: the private key above, the public one below."""
+    (keys / "public").mkdir()
+    (keys / "bank.pem").rename(keys / "public" / "bank.pem")
+    (keys / "bank.key").write_bytes(b"private")
 
 
 def test_without_a_bundle_that_holds_it_is_not_ready_and_says_what_is_missing(pdp):
