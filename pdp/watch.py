@@ -37,7 +37,7 @@ from pdp.status import rfc3339
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 0.5
 """How often a source is looked at, in seconds; how often a server is asked is the settings' to say."""
 
 KEYS_S: Final = 0.25

@@ -46,7 +46,7 @@ LARGE = json.dumps({"x": [list(range(100))] * 12_000}).encode()
     ("changed", "why"),
     [
         ({"data.json": WIDE}, r"`data\.json`: .*members"),
-        ({"data.json": LARGE}, r"`policy\.wasm`: .*(memory|stopped)"),
+        ({"data.json": LARGE}, r"`data\.json`: .*members|`policy\.wasm`: .*(memory|stopped)"),
         ({"tools.json": b'{"tools":' + WIDE + b"}"}, r"`tools\.json`: .*members"),
         ({"x.cedar": b"// " + b"x" * 10_000_000}, r"`x\.cedar`: it has \d+ bytes"),
     ],
