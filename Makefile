@@ -59,7 +59,7 @@ generated: $(VENV)/.dev ## Write again what is made from code: settings' schemas
 
 lock: ## Lock the dependencies again, with hashes, for every supported Python
 	@test -x $(CACHE)/uv/bin/uv || { $(PYTHON) -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip -q install uv==0.13.8; }
-	for extra in demo dev; do $(CACHE)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	for extra in demo dev image; do $(CACHE)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	  --extra $$extra pyproject.toml -o requirements/$$extra.txt --no-header --no-emit-package exequatur; done
 
 bundles: $(VENV)/.dev $(EXEQUATUR_OPA) ## Build and sign the development bundles again

@@ -1,0 +1,1 @@
+"""The admission webhook that puts a sidecar beside each agent in Kubernetes."""
