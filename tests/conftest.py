@@ -7,6 +7,15 @@ from pathlib import Path
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ["COLUMNS"] = "140"  # as wide as a terminal, whoever runs the tests
-for _name in ("opa-1.22.0", "caddy-2.11.9", "registry-3.1.2", "oras-1.2.3"):
-    _variable = f"EXEQUATUR_{_name.partition('-')[0].upper()}"
+for _name in (
+    "opa-1.22.0",
+    "caddy-2.11.9",
+    "registry-3.1.2",
+    "oras-1.2.3",
+    "helm-4.3.1",
+    "kube-score-1.20.0",
+    "etcd-3.7.3",
+    "kube-apiserver-1.36.3",
+):
+    _variable = f"EXEQUATUR_{_name.rpartition('-')[0].upper().replace('-', '_')}"
     os.environ.setdefault(_variable, str(_CACHE / "exequatur" / "bin" / _name))

@@ -43,10 +43,12 @@ class Authority:
         self.roots = self.folder / f"{self.name}.pem"
         self.roots.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *identities: str, host: str = "", age: dt.timedelta = DAY) -> TlsFiles:
+    def issue(
+        self, name: str, *identities: str, host: str = "", age: dt.timedelta = DAY, organisation: str = ""
+    ) -> TlsFiles:
         """Issue a leaf for 127.0.0.1 and localhost, or for `host` alone, with `identities` as URI SANs.
 
-        It began `age` ago, and holds for two days.
+        It began `age` ago, and holds for two days. Kubernetes takes `organisation` for a group.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
@@ -56,9 +58,12 @@ class Authority:
             if host
             else [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         )
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if organisation:
+            subject.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation))
         cert = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .subject_name(x509.Name(subject))
             .issuer_name(self._cert.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
