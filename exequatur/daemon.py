@@ -75,14 +75,30 @@ class Ready:
         """Hold `parts`, in the order in which people should read them."""
         self._held = dict.fromkeys(parts)
         self._draining = False
+        self._watching: list[Callable[[], object]] = []
 
     def release(self, part: str) -> None:
         """Let go of `part`; letting go twice is no error, of an unknown part is a bug."""
         self._held.pop(part, None)
+        self._tell()
 
     def drain(self) -> None:
         """Stop being ready, for good."""
         self._draining = True
+        self._tell()
+
+    @contextlib.contextmanager
+    def watched(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Call `tell` whenever something may have changed, while the context lasts."""
+        self._watching.append(tell)
+        try:
+            yield
+        finally:
+            self._watching.remove(tell)
+
+    def _tell(self) -> None:
+        for tell in self._watching:
+            tell()
 
     @property
     def held(self) -> tuple[str, ...]:

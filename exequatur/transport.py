@@ -1,4 +1,4 @@
-"""The server under every door: the only file that knows how gRPC is served.
+"""The server under every door: the only file that knows how our calls are served.
 
 Rules: a handler is a function from (message bytes, peer, seconds left) to bytes, so that a broken message is ours
 to answer and the server can be changed by measurement. The channel names the peer; no handler sees metadata. A

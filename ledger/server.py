@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from exequatur import daemon, transport
+from exequatur import daemon, probes, transport
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
 from exequatur.v1 import audit_pb2
@@ -51,7 +51,8 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
             settings.tls.read()
         except transport.ListenError as error:
             raise daemon.StartError(str(error)) from None
-    async with daemon.http(settings.http, ready, lambda: metrics.registry):
+    serving = daemon.http(settings.http, ready, lambda: metrics.registry)
+    async with serving, probes.health(settings.health, ready):
         signers = KeyFolder(settings.key, parse_signing_keys)
         book, index = await asyncio.to_thread(_open, settings, signers)
         service = Service(

@@ -27,6 +27,9 @@ class LedgerSettings(Settings):
     )
     listen: str = Field(default="127.0.0.1:7071", description="HOST:PORT of the gRPC service")
     http: str = Field(default="127.0.0.1:9081", description="HOST:PORT of /healthz, /readyz and /metrics")
+    health: str | None = Field(
+        default=None, description="HOST:PORT of grpc.health.v1 for probes, in plain text: services `live` and `ready`"
+    )
     tls_certificate: Path | None = Field(default=None, description="our certificate chain, PEM")
     tls_key: Path | None = Field(default=None, description="its private key, PEM")
     tls_roots: Path | None = Field(default=None, description="the roots that sign our callers, PEM")

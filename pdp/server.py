@@ -22,7 +22,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
-from exequatur import daemon, transport
+from exequatur import daemon, probes, transport
 from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
@@ -112,7 +112,8 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
     supervisor = Supervisor(
         settings, store, ready, ours, address=address, folder=metrics, gone=gone, trials=together.trials
     )
-    async with daemon.http(settings.http, ready, lambda: _registry(together)):
+    serving = daemon.http(settings.http, ready, lambda: _registry(together))
+    async with serving, probes.health(settings.health, ready):
         await supervisor.run(stop)
     store.close()
 

@@ -116,6 +116,9 @@ class PdpSettings(Settings):
 
     listen: str = Field(default="127.0.0.1:7070", description="HOST:PORT of the gRPC services")
     http: str = Field(default="127.0.0.1:9080", description="HOST:PORT of /healthz, /readyz and /metrics")
+    health: str | None = Field(
+        default=None, description="HOST:PORT of grpc.health.v1 for probes, in plain text: services `live` and `ready`"
+    )
     workers: int = Field(default=1, ge=1, le=64, description="how many processes judge")
     state: Path = Field(description="the folder of the store and the spools")
     tenants: tuple[Feed, ...] = Field(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from exequatur import daemon, transport
+from exequatur import daemon, probes, transport
 from exequatur.client import LedgerClient
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
@@ -43,7 +43,8 @@ async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
         raise daemon.StartError(str(error)) from None
     metrics, ready = Metrics(spool), daemon.Ready("sockets")
     try:
-        async with daemon.http(settings.http, ready, lambda: metrics.registry):
+        serving = daemon.http(settings.http, ready, lambda: metrics.registry)
+        async with serving, probes.health(settings.health, ready):
             await _serve(settings, spool, metrics, ready, stop)
     finally:
         remaining = spool.last - spool.acknowledged

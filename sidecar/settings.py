@@ -52,6 +52,9 @@ class SidecarSettings(Settings):
         default=None, description="the ledger's C2SP verifier key: a file, or a folder of NAME.vkey that is watched"
     )
     http: str = Field(default="127.0.0.1:9082", description="HOST:PORT of /healthz, /readyz and /metrics")
+    health: str | None = Field(
+        default=None, description="HOST:PORT of grpc.health.v1 for probes, in plain text: services `live` and `ready`"
+    )
     decision_timeout_ms: int = Field(default=2000, gt=0, le=60_000, description="how long a decision may take")
     drain_grace_s: float = Field(default=5.0, gt=0, le=300, description="how long stopping may take, each step")
 

@@ -8,6 +8,7 @@ import threading
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import bank
 from exequatur.action import Action
@@ -283,6 +284,11 @@ def test_metrics_and_health_are_served(stack):
     for process in (stack.pdp, stack.ledger, stack.sidecar):
         assert http_get(process.http, "/healthz")[0] == 200
         assert "exequatur_" in http_get(process.http, "/metrics")[1]
+        with grpc.insecure_channel(f"127.0.0.1:{process.health}") as channel:
+            for service in ("live", "ready", ""):
+                asked = health_pb2.HealthCheckRequest(service=service)
+                told = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
+                assert told.status == health_pb2.HealthCheckResponse.SERVING, (process.name, service)
 
 
 def test_an_auditor_may_ask_for_a_checkpoint_and_a_stranger_may_not(stack):

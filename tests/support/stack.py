@@ -60,12 +60,13 @@ def http_get(port: int, path: str) -> tuple[int, str]:
 
 @dataclass
 class Process:
-    """One daemon: its arguments, where it logs, its HTTP port, and the process while it runs."""
+    """One daemon: its arguments, where it logs, its HTTP port and that of its probes, and the process while it runs."""
 
     name: str
     argv: list[str]
     log: Path
     http: int
+    health: int = 0
     popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -160,9 +161,10 @@ class Stack:
         )
 
     def _process(self, name: str, *argv: list[str]) -> Process:
-        port = free_port()
+        http, health = free_port(), free_port()
         flat = [item for part in argv for item in part]
-        return Process(name, [*flat, f"--http=127.0.0.1:{port}"], self.folder / f"{name}.log", port)
+        ports = [f"--http=127.0.0.1:{http}", f"--health=127.0.0.1:{health}"]
+        return Process(name, [*flat, *ports], self.folder / f"{name}.log", http, health)
 
     def _tls(self, identity: str) -> list[str]:
         files = self.tls(identity)

@@ -1,0 +1,89 @@
+"""What a kubelet is told, by a real gRPC health client, and that the port tells nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from exequatur.daemon import UNREACHABLE, Ready, StartError
+from exequatur.probes import health
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def ask(port: int, service: str) -> int:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return (await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status
+
+
+async def follow(port: int) -> tuple[int, int, int]:
+    return await ask(port, "live"), await ask(port, "ready"), await ask(port, "")
+
+
+async def test_ready_follows_the_latch_and_live_does_not():
+    ready = Ready("log", "listener")
+    async with health("127.0.0.1:0", ready) as port:
+        assert await follow(port) == (SERVING, NOT_SERVING, NOT_SERVING)
+        ready.release("log")
+        assert await follow(port) == (SERVING, NOT_SERVING, NOT_SERVING)
+        ready.release("listener")
+        assert await follow(port) == (SERVING, SERVING, SERVING)
+        ready.drain()
+        assert await follow(port) == (SERVING, NOT_SERVING, NOT_SERVING)
+
+
+async def test_who_watches_is_told_of_each_turn_and_does_not_hold_up_the_end():
+    ready = Ready("log")
+    async with health("127.0.0.1:0", ready) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="ready"))
+        assert (await watched.read()).status == NOT_SERVING
+        ready.release("log")
+        assert (await watched.read()).status == SERVING
+        ready.drain()
+        async with asyncio.timeout(5):
+            assert (await watched.read()).status == NOT_SERVING
+
+
+async def test_nothing_but_health_is_there():
+    async with health("127.0.0.1:0", Ready()) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(port, "exequatur.v1.DecisionService")
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(port, "x" * 2000)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        listing = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            _ = [
+                answer
+                async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+                    iter([listing])
+                )
+            ]
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_taken_port_stops_the_start_and_none_serves_nothing():
+    async with health(None, Ready()) as port:
+        assert port == 0
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(StartError, match="address already in use") as error:
+            async with health(f"127.0.0.1:{other.getsockname()[1]}", Ready()):
+                pass
+    assert error.value.code == UNREACHABLE
+
+
+async def test_nobody_of_our_user_can_listen_beside_us_and_answer_for_us():
+    async with health("127.0.0.1:0", Ready()) as port:
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with pytest.raises(OSError, match="in use"):
+                thief.bind(("127.0.0.1", port))
