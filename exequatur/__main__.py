@@ -45,6 +45,9 @@ def main() -> None:
     if not sys.flags.isolated:
         os.execv(sys.executable, [sys.executable, "-I", "-m", "exequatur", *sys.argv[1:]])  # noqa: S606
     module, function = target
+    if module == "pdp.server":
+        # It serves gRPC and starts workers: gRPC, as it is imported, must learn that no fork of ours goes on in Python.
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     sys.exit(getattr(importlib.import_module(module), function)(sys.argv[3:]))
 
 

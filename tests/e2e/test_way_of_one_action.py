@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import random
 import threading
 
@@ -289,6 +290,7 @@ def test_metrics_and_health_are_served(stack):
                 asked = health_pb2.HealthCheckRequest(service=service)
                 told = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
                 assert told.status == health_pb2.HealthCheckResponse.SERVING, (process.name, service)
+        assert all(json.loads(line) for line in process.log.read_text().splitlines())  # no library writes beside us
 
 
 def test_an_auditor_may_ask_for_a_checkpoint_and_a_stranger_may_not(stack):
