@@ -121,6 +121,11 @@ class PdpSettings(Settings):
     )
     workers: int = Field(default=1, ge=1, le=64, description="how many processes judge")
     state: Path = Field(description="the folder of the store and the spools")
+    database: Path | None = Field(
+        default=None,
+        description="a file with postgresql://USER:PASSWORD@HOST[:PORT]/NAME?sslmode=verify-full&sslrootcert=FILE, the "
+        "store that several decision points share; unset keeps it in `state`",
+    )
     tenants: tuple[Feed, ...] = Field(
         default=(),
         description="one tenant of several, instead of the settings from `tenant` to `canary_max_stricter_percent`: "
