@@ -101,5 +101,14 @@ class Refuse:
     caller: str
 
 
-Request: TypeAlias = Ask | Settle | Open | Close | Show | Refuse
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take back what was decided and told to nobody; `text` says why. Result: denials for `asked`, or an error."""
+
+    asked: Ask | Open
+    result: tuple[Answer, ...] | Session
+    text: str
+
+
+Request: TypeAlias = Ask | Settle | Open | Close | Show | Refuse | Withdraw
 Result: TypeAlias = tuple[Answer, ...] | int | Session | Shown | None

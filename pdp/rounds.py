@@ -36,7 +36,7 @@ from pdp.ids import RANDOM_BYTES, uuid7
 from pdp.judge import RESERVATION_TTL, belongs, digest, failed, judge, record_of, rfc3339, timed
 from pdp.model import Decision, Effect, Reason, ReasonKind, Session
 from pdp.policies import Policies
-from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Result, Settle, Show, Shown
+from pdp.requests import Answer, Ask, Broken, Close, Open, Refuse, Request, Result, Settle, Show, Shown, Withdraw
 from pdp.trial import Asked, Trying
 
 OVERDUE = 500
@@ -130,6 +130,8 @@ class Round:
             case Refuse():
                 self.records.append(_refused(request.broken, request.caller, request.method, self.book.now))
                 return None
+            case Withdraw():
+                return self._withdraw(request)
 
     def _in_time(self, item: Action | Broken, enforcer: str, deadline: float | None) -> Answer:
         """Decide, or deny what is left of a batch once its caller's time is up: others wait behind it."""
@@ -148,7 +150,7 @@ class Round:
         repeatable = bool(action.idempotency_key) and not standing.silenced(now)
         key = self._answer_key(action, enforcer) if repeatable else None
         session = self._session_of(action)
-        enforced = enforcer in self.rules.enforced
+        enforced = not self.rules.enforced.isdisjoint((enforcer, f"{enforcer}@{action.door}"))
         if key is not None and (given := self.book.answer(key)) is not None:
             decision = answers.load(given)
             self.records.append(
@@ -273,6 +275,34 @@ class Round:
             session, tuple((tool.full, tool.definition_sha256) for tool in tools if in_scope(session.scope, tool.full))
         )
 
+    def _withdraw(self, request: Withdraw) -> Result:
+        """Say no after all: what is on record and was told to nobody is settled as not executed, or closed."""
+        if isinstance(request.result, Session):
+            session = self.book.session(request.result.id)
+            if session is not None and session.closed_at is None:
+                self._end(session, "")
+            raise UnavailableError(request.text)
+        asked = request.asked.items if isinstance(request.asked, Ask) else ()
+        enforcer = request.asked.enforcer if isinstance(request.asked, Ask) else ""
+        return tuple(
+            self._deny_after_all(item, answer, enforcer, request.text)
+            for item, answer in zip(asked, request.result, strict=True)
+        )
+
+    def _deny_after_all(self, item: Action | Broken, answer: Answer, enforcer: str, text: str) -> Answer:
+        if answer.decision.effect is Effect.DENY:
+            return answer
+        if not answer.repeated:  # the go-ahead that a repeat speaks of is another call's
+            held = self.book.held(answer.decision.id)
+            if held is not None and held.fate is Fate.HELD:
+                held = self.book.finish(held, Fate.RELEASED, 0)
+                outcome = {"outcome": Report.NOT_EXECUTED.value, "text": text}
+                self.records.append({**self._money("settlement", held), **outcome})
+            self.book.forget([answer.decision.id])
+        denied, record = _deny_item(item, enforcer, text, self.policies, self.book.now)
+        self.records.append(record)
+        return denied
+
     def _money(self, kind: str, held: Held) -> dict[str, Json]:
         return {
             "kind": kind,
@@ -318,7 +348,8 @@ def deny_all(
     """Say no to every request, because we failed: the results, and the records of the denials."""
     results: list[Result | ControlError] = []
     records: list[dict[str, Json]] = []
-    for request in requests:
+    for each in requests:
+        request = each.asked if isinstance(each, Withdraw) else each
         if not isinstance(request, Ask):
             results.append(UnavailableError(text))
             continue

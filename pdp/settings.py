@@ -166,11 +166,17 @@ class PdpSettings(Settings):
         default=(), description="an identity that may see what is served, and have newer bundles looked for"
     )
     enforced: tuple[str, ...] = Field(
-        default=(), description="an enforcer that leaves its agents no other way to their tools"
+        default=(),
+        description="an enforcer that leaves its agents no other way to their tools; IDENTITY@DOOR where only one of its"
+        " doors does, as mcp_stdio",
     )
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spools")
     log_key: Path | None = Field(
         default=None, description="the ledger's C2SP verifier key: a file, or a folder of NAME.vkey that is watched"
+    )
+    wait_for_ledger: bool = Field(
+        default=False,
+        description="answer only once the ledger has acknowledged the record: for a `state` that does not outlive us",
     )
     opa: Path | None = Field(
         default=None, description="the program `opa`, for bundles whose Rego an OPA server judges; unset looks on PATH"
@@ -238,6 +244,12 @@ class PdpSettings(Settings):
                 raise ValueError("unsafe_plaintext is for loopback alone: listen and ledger")
         elif not all(files):
             raise ValueError("give tls_certificate, tls_key and tls_roots")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_to_wait_for(self) -> Self:
+        if self.wait_for_ledger and self.ledger is None:
+            raise ValueError("wait_for_ledger needs a ledger to wait for: give its HOST:PORT")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,8 @@
 Rules: one thread does all of it, so that judging, store and spool need no locks. Nothing is answered before its
 record is durable, and no policy judges before it is on record. Every failure is a denial: of the round when the store
 or the spool fails, of the one request that is to blame when we do. A caller whose time has run out is not judged.
+Where records must be the ledger's first, what was decided is told to nobody until it has them; the thread goes on
+meanwhile, and what waits too long is taken back and denied.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -24,8 +26,9 @@ from pdp.control.sessions import BusyError, ControlError, UnavailableError
 from pdp.control.store import RaceError, Store, StoreError, View
 from pdp.judge import rfc3339
 from pdp.metrics import Metrics
+from pdp.model import Effect, Session
 from pdp.policies import Policies, Standing, Trial, changes
-from pdp.requests import Ask, Request, Result
+from pdp.requests import Ask, Open, Request, Result, Show, Withdraw
 from pdp.rounds import Round, Rules, deny_all
 from pdp.trial import Comparison, Key, Shadow, Tally, Trying
 
@@ -46,6 +49,16 @@ PRUNE_S: Final = 3600.0
 
 NOT_RECORDED: Final = "the decision could not be recorded"
 NOT_STORED: Final = "the state could not be read or written"
+NOT_TAKEN: Final = "the ledger has not taken the record"
+
+PATIENCE_S: Final = 10.0
+"""How long the ledger may take, where it is waited for, when the caller sets no deadline, or a later one."""
+
+ANSWER_S: Final = 0.1
+"""How much of a caller's time is left for saying that it took too long; never more than a quarter of it."""
+
+Acknowledged = Callable[[int], Awaitable[None]]
+"""Returns when the ledger has the record of this number; awaited on the event loop that submits."""
 
 
 class Journal(Protocol):
@@ -58,7 +71,8 @@ class Journal(Protocol):
 @dataclass(slots=True, eq=False)
 class _Job:
     request: Request
-    answer: asyncio.Future[Result | ControlError]
+    answer: asyncio.Future[tuple[Result | ControlError, int]]
+    """The result, and the number of the last record that is behind it."""
     arrived: float
     deadline: float | None
 
@@ -76,14 +90,16 @@ class Conveyor:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         halted: Callable[[str, bytes, str], None] = lambda *_: None,
+        acknowledged: Acknowledged | None = None,
     ) -> None:
-        """Serve under `policies`; nothing runs before `start`.
+        """Serve under `policies`; nothing runs before `start`. With `acknowledged`, answers wait for the ledger.
 
         `halted` hears, on the event loop, of a trial that ended by itself: tenant, the candidate's digest, and why.
         """
         self._store, self._journal, self._policies = store, journal, policies
         self._rules, self._metrics, self._clock = rules, metrics, clock
         self._recorded, self._halted = Policies(), halted
+        self._acknowledged, self._last_number = acknowledged, 0
         self._tallies: dict[Key, Tally] = {}
         self._shadow = Shadow(time.monotonic)
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
@@ -130,26 +146,59 @@ class Conveyor:
         """Have `request` served; raises a `ControlError` when it is not.
 
         A caller who stops waiting before its round begins is not served; afterwards its decision stands on record,
-        and what it reserved is charged when it expires.
+        and what it reserved is charged when it expires, or given back where it was the ledger that it waited for.
         """
         if self._stopping or self._loop is None:
             raise UnavailableError("the decision point is stopping")
         if self._waiting >= WAITING:
             raise BusyError("too many calls are waiting: try again later")
         arrived = time.monotonic()
-        job = _Job(
-            request, self._loop.create_future(), arrived, None if seconds_left is None else arrived + seconds_left
-        )
         self._waiting += 1
-        self._queue.put(job)
         try:
-            result = await job.answer
+            job = self._enqueue(request, arrived, None if seconds_left is None else arrived + seconds_left)
+            result, number = await job.answer
+            if self._acknowledged is not None and not isinstance(request, Show):  # which changes nothing
+                result = await self._taken(self._acknowledged(number), job, result)
         finally:
             self._waiting -= 1
         self._metrics.latency.observe(time.monotonic() - arrived)
         if isinstance(result, ControlError):
             raise result
         return result
+
+    def _enqueue(self, request: Request, arrived: float, deadline: float | None) -> _Job:
+        job = _Job(request, asyncio.get_running_loop().create_future(), arrived, deadline)
+        self._queue.put(job)
+        return job
+
+    async def _taken(self, taken: Awaitable[None], job: _Job, result: Result | ControlError) -> Result | ControlError:
+        """Give `result` once the ledger has its record; when that takes too long, take it back, and deny."""
+        patience_s = PATIENCE_S
+        if job.deadline is not None:
+            left_s = job.deadline - job.arrived
+            patience_s = min(PATIENCE_S, job.deadline - time.monotonic() - min(ANSWER_S, left_s / 4))
+        try:
+            await asyncio.wait_for(taken, max(patience_s, 0.0))
+        except TimeoutError:
+            withdrawal = self._withdraw(job.request, result)
+            if isinstance(withdrawal, _Job):
+                return (await withdrawal.answer)[0]
+            return withdrawal
+        except asyncio.CancelledError:  # the caller has gone, and was told nothing
+            self._withdraw(job.request, result)
+            raise
+        return result
+
+    def _withdraw(self, request: Request, result: Result | ControlError) -> _Job | Result | ControlError:
+        """Begin to take back what was told to nobody; what takes nothing is denied, or an error, as it is."""
+        if isinstance(result, ControlError):
+            return result
+        if isinstance(request, Ask) and isinstance(result, tuple):
+            if all(answer.decision.effect is Effect.DENY for answer in result):
+                return result
+        elif not (isinstance(request, Open) and isinstance(result, Session)):
+            return UnavailableError(NOT_TAKEN)
+        return self._enqueue(Withdraw(request, result, NOT_TAKEN), time.monotonic(), None)
 
     def _change(self, policies: Policies) -> None:
         """Put `policies` in force, and wake the thread, which puts them on record."""
@@ -165,7 +214,7 @@ class Conveyor:
                 if jobs:
                     self._metrics.batch.observe(len(jobs))
                     served = self._serve(jobs) if known else self._deny([job.request for job in jobs], NOT_RECORDED)
-                    self._tell(_answer, jobs, served)
+                    self._tell(_answer, jobs, served, self._last_number)
                 else:
                     self._try_in_the_shadow()
                 if time.monotonic() - self._swept >= SWEEP_S:
@@ -205,8 +254,9 @@ class Conveyor:
     def _serve(self, jobs: Sequence[_Job]) -> Sequence[Result | ControlError]:
         """Judge, write and record one round; whatever fails, each job gets a result."""
         requests = [job.request for job in jobs]
-        # Whoever stopped waiting is late.
-        deadlines = [float("-inf") if job.answer.cancelled() else job.deadline for job in jobs]
+        # Whoever stopped waiting is late; what was told to nobody is taken back all the same.
+        gone = [job.answer.cancelled() and not isinstance(job.request, Withdraw) for job in jobs]
+        deadlines = [float("-inf") if late else job.deadline for late, job in zip(gone, jobs, strict=True)]
         try:
             done = self._commit(lambda round_: round_.serve(requests, deadlines))
         except StoreError as error:
@@ -264,7 +314,7 @@ class Conveyor:
         if not records:
             return True
         try:
-            self._journal.append_many(records)
+            self._last_number = self._journal.append_many(records)
         except SpoolError as error:
             self._metrics.spool_errors.inc()
             log.error("the spool failed: %s", error)  # noqa: TRY400  the sentence says it all
@@ -352,7 +402,7 @@ class Conveyor:
             self._loop.call_soon_threadsafe(what, *arguments)
 
 
-def _answer(jobs: Sequence[_Job], results: Sequence[Result | ControlError]) -> None:
+def _answer(jobs: Sequence[_Job], results: Sequence[Result | ControlError], number: int) -> None:
     for job, result in zip(jobs, results, strict=True):
         if not job.answer.done():
-            job.answer.set_result(result)
+            job.answer.set_result((result, number))
