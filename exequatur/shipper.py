@@ -71,18 +71,21 @@ class Shipper:
         append: Append,
         *,
         log_key: Path | None = None,
+        older: Callable[[str], None] = lambda _: None,
         alarmed: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Ship what `spool` holds by `append`; `log_key` has the ledger's verifier key, or is a folder of them.
 
-        `alarmed` is told, in one sentence, that the ledger knows records of this writer that this spool never wrote:
-        the spool is an older copy of itself. It may be told more than once.
+        `older` is told, in one sentence, that the ledger knows records of this writer that this spool never wrote: the
+        spool is an older copy of itself. It may be told more than once. `alarmed` is told whatever else somebody should
+        look into, each time that it is another thing.
 
         Raises `TrustError` for keys that cannot be read or are none, and for a checkpoint beside the spool that is not
         one of this log.
         """
-        self._spool, self._append, self._alarmed, self._clock = spool, append, alarmed, clock
+        self._spool, self._append, self._clock = spool, append, clock
+        self._older, self._alarmed = older, alarmed
         self._keys: KeyFolder[LogKeys] | None = None
         if log_key is not None:
             self._keys = KeyFolder(log_key, parse_log_keys)
@@ -94,6 +97,8 @@ class Shipper:
         """Calls in a row that failed."""
         self.trouble = ""
         """Why the last call failed; empty when it did not."""
+        self.heard_at: datetime | None = None
+        """When the ledger acknowledged records last; None before the first time."""
         if self._keys is None:
             log.warning("no log key is set: what the ledger says of itself is not checked")
 
@@ -145,7 +150,7 @@ class Shipper:
             return False
         if self.failures:
             log.warning("the ledger takes records again")
-        self.failures, self.trouble = 0, ""
+        self.failures, self.trouble, self.heard_at = 0, "", self._clock()
         return True
 
     def _check(self, answer: Answer) -> Checkpoint | None:
@@ -176,10 +181,12 @@ class Shipper:
     def _failed(self, text: str, *, alarm: bool, older: bool = False) -> None:
         """Count a failure, and say it once; an alarm each time that it is another one."""
         if older:
-            self._alarmed(text)
+            self._older(text)
         if text != self.trouble:
             if alarm:
                 log.critical("alarm: records are not shipped: %s", text)
+                if not older:
+                    self._alarmed(f"records are not shipped: {text}")
             elif not self.trouble:
                 log.warning("the ledger does not take records: %s", text)
         self.failures += 1
@@ -198,6 +205,7 @@ class Shipper:
                 continue
             if seen.fault:
                 log.critical("alarm: `%s`: %s: the log keys that were good stay", keys.path, seen.fault)
+                self._alarmed(f"`{keys.path}`: {seen.fault}: the log keys that were good stay")
             if seen.changed:
                 log.warning("the log keys have changed: %s", ", ".join(seen.keys.keys))
 

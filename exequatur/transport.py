@@ -18,6 +18,7 @@ import ssl
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -114,6 +115,16 @@ class TlsFiles:
         return contents[0], contents[1], contents[2]
 
 
+def expires_at(certificate: Path | None) -> datetime | None:
+    """Say when the certificate in a PEM file ends; None without a file, or where it is none."""
+    if certificate is None:
+        return None
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
 def own_identity(files: TlsFiles | None) -> str:
     """Name ourselves as those we call will: by the SPIFFE ID in our certificate. Raises `ListenError`."""
     if files is None:
@@ -138,12 +149,20 @@ class Server:
     """One gRPC server over raw-bytes handlers, with health and reflection."""
 
     def __init__(
-        self, handlers: Mapping[str, Handler], services: Iterable[ServiceDescriptor], *, reuse_port: bool = False
+        self,
+        handlers: Mapping[str, Handler],
+        services: Iterable[ServiceDescriptor],
+        *,
+        reuse_port: bool = False,
+        refused: Callable[[Code], None] = lambda _: None,
     ) -> None:
-        """Serve `handlers` (keys like `/exequatur.v1.DecisionService/Authorize`); nothing listens yet."""
+        """Serve `handlers` (keys like `/exequatur.v1.DecisionService/Authorize`); nothing listens yet.
+
+        `refused` hears the status of each call that gets no answer.
+        """
         self._identity: str | None = None
         self._server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(reuse_port))))
-        self._server.add_generic_rpc_handlers((_Raw(handlers, self._peer),))
+        self._server.add_generic_rpc_handlers((_Raw(handlers, self._peer, refused),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = tuple(service.full_name for service in services)
@@ -221,31 +240,41 @@ class _Raw(grpc.GenericRpcHandler):
     """Hands raw bytes to our handlers."""
 
     def __init__(
-        self, handlers: Mapping[str, Handler], peer: Callable[[grpc.aio.ServicerContext[Any, Any]], Peer]
+        self,
+        handlers: Mapping[str, Handler],
+        peer: Callable[[grpc.aio.ServicerContext[Any, Any]], Peer],
+        refused: Callable[[Code], None],
     ) -> None:
         self._calls: Final[dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
-            path: grpc.unary_unary_rpc_method_handler(_guard(path, handler, peer)) for path, handler in handlers.items()
+            path: grpc.unary_unary_rpc_method_handler(_guard(path, handler, peer, refused))
+            for path, handler in handlers.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         return self._calls.get(handler_call_details.method)
 
 
-def _guard(path: str, handler: Handler, peer: Callable[[grpc.aio.ServicerContext[Any, Any]], Peer]) -> Any:
+def _guard(
+    path: str,
+    handler: Handler,
+    peer: Callable[[grpc.aio.ServicerContext[Any, Any]], Peer],
+    refused: Callable[[Code], None],
+) -> Any:
     """Wrap `handler` so that what leaves is an answer, a refusal, or an incident number."""
 
     async def call(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
             return await handler(message, peer(context), context.time_remaining())
         except Refusal as refusal:
-            code, text = refusal.code.value, str(refusal)
+            code, text = refusal.code, str(refusal)
         except asyncio.CancelledError:
             raise
         except Exception:
             incident = secrets.token_hex(4)
             log.exception("incident %s in %s", incident, path)
-            code, text = grpc.StatusCode.INTERNAL, f"an internal error, incident {incident}: see our log"
-        await context.abort(code, text)
+            code, text = Code.INTERNAL, f"an internal error, incident {incident}: see our log"
+        refused(code)
+        await context.abort(code.value, text)
         raise RuntimeError("unreachable: abort raises")
 
     return call

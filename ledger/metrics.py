@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from datetime import datetime
+from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
+from exequatur.metrics import Families
+from exequatur.transport import Code
 from ledger.log import Log
+
+_COMMIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Metrics:
@@ -12,25 +19,32 @@ class Metrics:
 
     def __init__(self) -> None:
         """Begin at zero."""
-        registry = self.registry = CollectorRegistry()
-        self.records = Counter("exequatur_ledger_records", "Records appended.", registry=registry)
-        self.refused = Counter("exequatur_ledger_refused", "Appends refused, by status.", ("code",), registry=registry)
-        self.alarms = Counter(
-            "exequatur_ledger_alarms", "Other bytes under a taken number, or a lost end of the log.", registry=registry
+        families = self.families = Families()
+        self.registry: CollectorRegistry = families.registry
+        self.records = families.counter("exequatur_ledger_records", "Records appended.")
+        self._refused = families.refusals()
+        self.alarms = families.alarms()
+        self.errors = families.counter(
+            "exequatur_ledger_errors", "Reads and writes of the log that failed: no record is taken meanwhile."
         )
-        self.failures = Counter(
-            "exequatur_ledger_failures", "Reads and writes of the log that failed.", registry=registry
+        self.commits = families.histogram(
+            "exequatur_ledger_commit_seconds", "How long a group of appends took to last.", _COMMIT_S
         )
-        self.commits = Histogram(
-            "exequatur_ledger_commit_seconds",
-            "How long a group of appends took to last.",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
-            registry=registry,
+        self._size = families.gauge("exequatur_ledger_size_records", "Records in the log.")
+        self._signed = families.gauge(
+            "exequatur_ledger_checkpoint_timestamp_seconds", "When a checkpoint was signed last, Unix time."
         )
-        self._size = Gauge("exequatur_ledger_size", "Records in the log.", registry=registry)
-        self._signed = Gauge("exequatur_ledger_checkpoint_time_seconds", "When it was signed last.", registry=registry)
 
     def watch(self, log: Log) -> None:
         """Ask `log` itself for its size and its newest checkpoint's time."""
         self._size.set_function(lambda: log.size)
         self._signed.set_function(lambda: log.signed_at.timestamp())  # noqa: PLW0108  it changes
+
+    def refuse(self, code: Code) -> None:
+        """Count a call that got no answer."""
+        self._refused.labels(code.name.lower()).inc()
+
+    def keeps(self, folder: Path, certificate_ends: datetime | None) -> None:
+        """Tell of the disk of the log's folder, and of when our certificate ends."""
+        self.families.disk(folder)
+        self.families.expires(certificate_ends)

@@ -46,6 +46,7 @@ def _now() -> datetime:
 async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     ready = daemon.Ready("log", "listener")
     metrics = Metrics()
+    metrics.keeps(settings.folder, transport.expires_at(settings.tls_certificate))
     if settings.tls is not None:
         try:
             settings.tls.read()
@@ -65,7 +66,7 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
             signers=signers,
         )
         ready.release("log")
-        server = transport.Server(service.handlers, SERVICES)
+        server = transport.Server(service.handlers, SERVICES, refused=metrics.refuse)
         try:
             held, address = transport.hold_port(settings.listen)
             held.close()

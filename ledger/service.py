@@ -104,19 +104,15 @@ class Service:
 
     async def append(self, message: bytes, peer: Peer, _: float | None) -> bytes:
         """Append a writer's next records."""
+        job = self._read(message, peer)
+        self._waiting_bytes += len(message)
         try:
-            job = self._read(message, peer)
-            self._waiting_bytes += len(message)
-            try:
-                self._jobs.append(job)
-                if self._working is None or self._working.done():
-                    self._working = asyncio.create_task(self._work())
-                return await job.answer
-            finally:
-                self._waiting_bytes -= len(message)
-        except Refusal as refusal:
-            self._metrics.refused.labels(refusal.code.name.lower()).inc()
-            raise
+            self._jobs.append(job)
+            if self._working is None or self._working.done():
+                self._working = asyncio.create_task(self._work())
+            return await job.answer
+        finally:
+            self._waiting_bytes -= len(message)
 
     async def get_checkpoint(self, message: bytes, peer: Peer, _: float | None) -> bytes:
         """Show the newest checkpoint, with a proof from the size that the caller knows."""
@@ -297,7 +293,7 @@ class Service:
 
     def _unavailable(self, error: Exception) -> Refusal:
         """Say once what is wrong, and refuse until it is not."""
-        self._metrics.failures.inc()
+        self._metrics.errors.inc()
         if self._trouble != str(error):
             self._trouble = str(error)
             log_.error("records are not taken: %s", error)

@@ -67,6 +67,8 @@ class Worker:
         self._stopping = False
         self.serves: dict[tuple[str, str], str] = {}
         """The digest, in hex, of what it said that it serves in this life, by tenant and role."""
+        self.listens = False
+        """Whether it said in this life that it takes calls."""
 
     @property
     def is_alive(self) -> bool:
@@ -119,7 +121,7 @@ class Worker:
 
     async def _live(self) -> int:
         """Live one life; returns the exit code."""
-        self.serves, self._process = {}, None
+        self.serves, self.listens, self._process = {}, False, None
         process = self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-m", "exequatur", "pdp", "worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -176,6 +178,11 @@ class Crew:
         return {worker.name: worker.serves.get((tenant, ACTIVE), "") for worker in self.workers}
 
     @property
+    def listening(self) -> int:
+        """How many workers take calls."""
+        return sum(worker.listens for worker in self.workers)
+
+    @property
     def used(self) -> set[str]:
         """The digests of all bundles that a worker serves, or may be told to."""
         orders = [order for each in self._activations.values() for order in (each.in_force, each.pending) if order]
@@ -218,7 +225,7 @@ class Crew:
 
     def gone(self, worker: Worker, pid: int) -> None:
         """Hear that a life has ended."""
-        worker.serves = {}
+        worker.serves, worker.listens = {}, False
         self._hears.gone(pid)
         for key, activation in self._activations.items():
             self._do(activation.gone(worker.number))
@@ -233,6 +240,7 @@ class Crew:
             return
         match message:
             case {"listening": str(address)}:
+                worker.listens = True
                 self._ready.release(worker.name)
                 log.info("%s serves on %s", worker.name, address)
             case {"tenant": str(tenant), "role": str(role)} if (tenant, role) in self._activations:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
 from exequatur import daemon, probes, transport
@@ -102,11 +102,13 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
         store = Store(settings.state)
     except StoreError as error:
         raise daemon.StartError(str(error)) from None
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # the workers' counters have none either
     ours = BundleMetrics([feed.tenant for feed in settings.feeds])
     together = Together(str(metrics), ours.registry)
 
+    ours.keeps(settings.state, transport.expires_at(settings.tls_certificate))
+
     def gone(pid: int) -> None:
+        ours.ended()
         mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
     supervisor = Supervisor(

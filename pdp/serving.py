@@ -54,7 +54,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
             orders.alarm(f"{OLDER}: {text}")
 
         first_record = spools[0].last + 1
-        shipping = Shipping(settings, spools, metrics, older)
+        shipping = Shipping(settings, spools, metrics, older, orders.alarm)
         conveyor.start()
         await shipping.heard(first_record)
         await server.start()
@@ -96,7 +96,7 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
 
 
 def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, orders: Orders) -> transport.Server:
-    calls = Calls(conveyor, orders.metrics)
+    calls = Calls(conveyor)
     openers, auditors = frozenset(settings.openers), frozenset(settings.auditors)
     operators = frozenset(settings.operators)
     bundles = bundle.BundleApi(
@@ -107,7 +107,7 @@ def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, orders: Ord
         **session.SessionApi(calls, openers, auditors).handlers(),
         **bundles.handlers(),
     }
-    server = transport.Server(handlers, SERVICES, reuse_port=True)
+    server = transport.Server(handlers, SERVICES, reuse_port=True, refused=orders.metrics.refused)
     try:
         server.listen_tcp(address, settings.tls)
     except transport.ListenError as error:

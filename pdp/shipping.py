@@ -41,9 +41,17 @@ class Shipping:
     """Ships what is in our spools while it lasts."""
 
     def __init__(
-        self, settings: PdpSettings, spools: Sequence[Spool], metrics: Metrics, older: Callable[[str], None]
+        self,
+        settings: PdpSettings,
+        spools: Sequence[Spool],
+        metrics: Metrics,
+        older: Callable[[str], None],
+        alarmed: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Begin; `older` hears what the ledger knows that was never written here. Raises `StartError`."""
+        """Begin; `older` hears what the ledger knows that was never written here, `alarmed` what else is wrong.
+
+        Raises `StartError`.
+        """
         self._spools, self._older, self._mark = spools, older, settings.state / MARK
         self._stop = asyncio.Event()
         self._client: LedgerClient | None = None
@@ -58,7 +66,7 @@ class Shipping:
             )
             try:
                 self._shippers = [
-                    Shipper(spool, self._client.append, log_key=settings.log_key, alarmed=self._alarm)
+                    Shipper(spool, self._client.append, log_key=settings.log_key, older=self._alarm, alarmed=alarmed)
                     for spool in spools
                 ]
             except (OSError, TrustError) as error:
@@ -103,9 +111,9 @@ class Shipping:
             self._older("another worker, or an earlier start, heard so from the ledger")
 
     async def _measure(self, metrics: Metrics) -> None:
-        """Show the backlog each second: other processes read it from a file. Look at the folder's mark as well."""
+        """Show how it stands each second: other processes read it from a file. Look at the folder's mark as well."""
         while not self._stop.is_set():
-            metrics.backlog.set(self.backlog)
+            metrics.shipped.show(self._spools, self._shippers)
             self._look_at_mark()
             try:
                 await asyncio.wait_for(self._stop.wait(), 1.0)

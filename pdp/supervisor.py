@@ -73,6 +73,7 @@ class Supervisor:
         environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(folder)}
         hears = Hears(gone, self._halted, self._alarms, self._distrusted, self._refresh)
         self._crew = Crew(settings.workers, start, environ, ready, hears)
+        metrics.runs(settings.workers, lambda: self._crew.listening)
         placing = Placing(settings, self._servers)
         self._shared = Shared(store, self._crew, placing, metrics, self._alarms)
         known = _confirmations(read(settings.state))

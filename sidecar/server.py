@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Mapping, Sequence
-
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Sequence
 
 from exequatur import daemon, probes, transport
 from exequatur.client import LedgerClient
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
-from exequatur.trust.canonical import Json
 from exequatur.trust.errors import TrustError
 from sidecar.doors.grpc import SERVICES, Bound, GrpcDoor, Record
+from sidecar.metrics import Metrics
 from sidecar.pdp_client import PdpClient
 from sidecar.settings import AgentSocket, SidecarSettings
 
@@ -41,9 +39,10 @@ async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
         spool = Spool.open(settings.spool, identity=identity(settings))
     except SpoolError as error:
         raise daemon.StartError(str(error)) from None
-    metrics, ready = Metrics(spool), daemon.Ready("sockets")
+    metrics, ready = Metrics(), daemon.Ready("sockets")
+    metrics.keeps(spool, transport.expires_at(settings.tls_certificate))
     try:
-        serving = daemon.http(settings.http, ready, lambda: metrics.registry)
+        serving = daemon.http(settings.http, ready, metrics.collected)
         async with serving, probes.health(settings.health, ready):
             await _serve(settings, spool, metrics, ready, stop)
     finally:
@@ -55,8 +54,8 @@ async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
 async def _serve(
     settings: SidecarSettings, spool: Spool, metrics: Metrics, ready: daemon.Ready, stop: asyncio.Event
 ) -> None:
-    pdp, shipper = _reach(settings, spool)
-    servers = [_open(agent, pdp, metrics.counting(spool.append)) for agent in settings.agents]
+    pdp, shipper = _reach(settings, spool, metrics)
+    servers = [_open(agent, pdp, metrics.counting(spool.append), metrics) for agent in settings.agents]
     shipping = asyncio.create_task(shipper.run(stop)) if shipper is not None else None
     for server in servers:
         await server.start()
@@ -71,7 +70,7 @@ async def _serve(
     await pdp.close()
 
 
-def _reach(settings: SidecarSettings, spool: Spool) -> tuple[PdpClient, Shipper | None]:
+def _reach(settings: SidecarSettings, spool: Spool, metrics: Metrics) -> tuple[PdpClient, Shipper | None]:
     """Make the ways to the decision point and the ledger; nothing is sent yet."""
     timeout_s = settings.decision_timeout_ms / 1000
     plain = settings.unsafe_plaintext
@@ -81,19 +80,24 @@ def _reach(settings: SidecarSettings, spool: Spool) -> tuple[PdpClient, Shipper 
             log.warning("no ledger is set: records stay in `%s`", settings.spool)
             return pdp, None
         ledger = LedgerClient(settings.ledger, tls=settings.tls, unsafe_plaintext=plain)
-        return pdp, Shipper(spool, ledger.append, log_key=settings.log_key)
+        shipper = Shipper(
+            spool, ledger.append, log_key=settings.log_key, older=metrics.alarmed, alarmed=metrics.alarmed
+        )
     except OSError as error:
         raise daemon.StartError(f"`{error.filename}` cannot be read: {(error.strerror or '').lower()}") from None
     except TrustError as error:
         raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
+    metrics.ships(shipper)
+    return pdp, shipper
 
 
-def _open(agent: AgentSocket, pdp: PdpClient, record: Record) -> transport.Server:
+def _open(agent: AgentSocket, pdp: PdpClient, record: Record, metrics: Metrics) -> transport.Server:
     bound = Bound(agent.tenant, agent.agent, agent.instance, agent.door, agent.enforced)
     door = GrpcDoor(bound, pdp, record, lambda: dt.datetime.now(dt.UTC))
-    server = transport.Server(door.handlers, SERVICES)
+    server = transport.Server(door.handlers, SERVICES, refused=metrics.refuse)
     try:
-        server.listen_unix(agent.socket, f"agent:{agent.agent}/{agent.instance}", owner_uid=agent.uid)
+        name = f"agent:{agent.agent}/{agent.instance}"
+        server.listen_unix(agent.socket, name, owner_uid=agent.uid, mounted=agent.mounted)
     except transport.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
     except OSError as error:
@@ -110,32 +114,3 @@ def identity(settings: SidecarSettings) -> str:
         return transport.own_identity(files)
     except transport.ListenError as error:
         raise daemon.StartError(str(error)) from None
-
-
-class Metrics:
-    """What Prometheus may know: counts by effect and by what the gate made of it, and the spool's backlog."""
-
-    def __init__(self, spool: Spool) -> None:
-        """Count for this process."""
-        self.registry = CollectorRegistry()
-        self._actions = Counter(
-            "exequatur_sidecar_actions",
-            "Actions judged, by the effect decided and the gate's reason to refuse (empty: go-ahead).",
-            ("door", "effect", "why"),
-            registry=self.registry,
-        )
-        backlog = Gauge(
-            "exequatur_spool_backlog_records", "Records the ledger has not acknowledged.", registry=self.registry
-        )
-        backlog.set_function(lambda: spool.last - spool.acknowledged)
-
-    def counting(self, record: Record) -> Record:
-        """Count each outcome that `record` made durable."""
-
-        async def counted(fields: Mapping[str, Json]) -> object:
-            number = await record(fields)
-            if fields.get("kind") == "outcome":
-                self._actions.labels(str(fields["door"]), str(fields["effect"]), str(fields["why"])).inc()
-            return number
-
-        return counted

@@ -21,7 +21,6 @@ from pdp.control.sessions import (
     UnavailableError,
     WrongStateError,
 )
-from pdp.metrics import Metrics
 from pdp.requests import Broken, Refuse, Request, Result
 
 STATUS: Final = {
@@ -51,11 +50,11 @@ class Desk(Protocol):
 
 
 class Calls:
-    """What the services share: one conveyor, one count of refusals."""
+    """What the services share: one conveyor, one table of statuses."""
 
-    def __init__(self, desk: Desk, metrics: Metrics) -> None:
+    def __init__(self, desk: Desk) -> None:
         """Serve at `desk`."""
-        self._desk, self._metrics = desk, metrics
+        self._desk = desk
 
     def read(self, kind: type[_Message], message: bytes) -> _Message:
         """Parse `message`; raises `InvalidError` for bytes that are no such message."""
@@ -81,7 +80,5 @@ class Calls:
         return self.refusal(error)
 
     def refusal(self, error: ControlError) -> Refusal:
-        """Give `error` its status, and count it."""
-        code = STATUS[type(error)]
-        self._metrics.calls.labels(code.name.lower()).inc()
-        return Refusal(code, str(error))
+        """Give `error` its status."""
+        return Refusal(STATUS[type(error)], str(error))

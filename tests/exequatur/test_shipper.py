@@ -222,7 +222,7 @@ async def test_a_ledger_that_knows_what_this_spool_never_wrote_is_told_of(spool,
     fill(spool, meanwhile)
     await ship(Shipper(spool, ledger.append, log_key=key), spool)
     told: list[str] = []
-    it = Shipper(old, ledger.append, log_key=key, alarmed=told.append)
+    it = Shipper(old, ledger.append, log_key=key, older=told.append)
     assert not await it._ship()
     assert told == [f"the ledger has record {5 + meanwhile}, and the last one written here is 5"]
     old.append_many([{"kind": "decision", "decision_id": "another"}] * 20)
@@ -241,7 +241,7 @@ async def test_no_more_is_let_go_of_than_was_sent(spool, tmp_path, key, monkeypa
     old.append_many([{"kind": "decision", "decision_id": "another"}] * 20)
     monkeypatch.setattr(shipper, "BATCH", 5)
     told: list[str] = []
-    it = Shipper(old, ledger.append, log_key=key, alarmed=told.append)
+    it = Shipper(old, ledger.append, log_key=key, older=told.append)
     assert await it._ship()
     assert old.acknowledged == 5  # the ledger says 10, and has other bytes there
     assert not await it._ship()
@@ -254,7 +254,7 @@ async def test_an_outage_and_a_lost_answer_are_no_older_copy(spool, ledger, key)
     ledger.failing = [CallError("UNAVAILABLE", "down"), CallError("FAILED_PRECONDITION", "its end was lost")]
     ledger.lose_answers = 1
     told: list[str] = []
-    it = Shipper(spool, ledger.append, log_key=key, alarmed=told.append)
+    it = Shipper(spool, ledger.append, log_key=key, older=told.append)
     fill(spool, 5)
     await ship(it, spool)
     assert not told

@@ -104,7 +104,7 @@ async def test_it_signs_while_nothing_happens_and_tells_its_metrics(ledger):
         await client.append(AUDITOR + "#1", 1, records(1, 1, AUDITOR + "#1"), 0)
     await client.close()
     _, metrics = http_get(ledger.process.http, "/metrics")
-    assert 'exequatur_ledger_refused_total{code="permission_denied"} 1.0' in metrics
+    assert 'exequatur_calls_refused_total{status="permission_denied"} 1.0' in metrics
     assert ledger.process.stop() == 0
     assert ledger.lines()[-1]["message"] == "stopped at 0 records"
 

@@ -154,7 +154,7 @@ async def test_a_key_folder_that_is_of_no_use_keeps_what_is_served_and_lets_noth
         house.trust("ops")
         await until(served(house, 2, 2))
         assert house.status()["keys"]["fault"] == ""
-        assert house.metrics.registry.get_sample_value("exequatur_bundle_alarms_total") == 1
+        assert house.metrics.registry.get_sample_value("exequatur_alarms_total") == 1
 
 
 async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(house, monkeypatch):

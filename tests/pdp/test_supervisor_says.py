@@ -42,7 +42,7 @@ async def test_an_alarm_about_keys_ends_when_they_are_mended_and_is_raised_anew(
             assert "are as they were: `ops.pem`" in house.alarms()[1]
             key.write_bytes(good)
             await until(lambda: len(house.alarms()) == 1)
-            assert house.metrics.registry.get_sample_value("exequatur_bundle_alarms_total") == 1 + times
+            assert house.metrics.registry.get_sample_value("exequatur_alarms_total") == 1 + times
         assert "the state folder is older" in house.alarms()[0], "what has happened stays"
     said = [line.partition("the keys of tenant")[0] for line in caplog.messages if "are as they were" in line]
     assert said == 2 * ["alarm: ", "an alarm is over: "]

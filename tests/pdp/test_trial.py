@@ -290,7 +290,7 @@ def by_tool(facts):
 
 def counted(parts):
     found = (
-        parts.metrics.registry.get_sample_value("exequatur_trial_total", {"tenant": "default", "result": each})
+        parts.metrics.registry.get_sample_value("exequatur_trial_answers_total", {"tenant": "default", "result": each})
         for each in Comparison
     )
     return {each: int(value) for each, value in zip(Comparison, found, strict=True) if value}

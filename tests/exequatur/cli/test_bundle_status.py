@@ -18,7 +18,6 @@ from exequatur.client import status_of as values_of
 from exequatur.transport import Server
 from pdp.api.bundle import SERVICE, BundleApi, status_of
 from pdp.api.calls import Calls
-from pdp.metrics import Metrics
 from statuses import CANDIDATE, REFUSED, digest, status, tenant
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
@@ -54,7 +53,7 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     served = Served(tmp_path)
     names = frozenset({"test"})
-    api = BundleApi(Calls(Desk(), Metrics()), served.file, served, readers=names, operators=names)
+    api = BundleApi(Calls(Desk()), served.file, served, readers=names, operators=names)
     loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
     async def serve() -> None:

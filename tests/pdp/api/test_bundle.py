@@ -49,7 +49,7 @@ def file(tmp_path):
 
 
 def api(parts, file, supervisor=None) -> BundleApi:
-    calls = Calls(parts.conveyor, parts.metrics)
+    calls = Calls(parts.conveyor)
     readers, operators = frozenset({AUDITOR.identity, OPENER}), frozenset({OPERATOR.identity})
     return BundleApi(calls, file, supervisor or Supervisor(status(tenant())), readers=readers, operators=operators)
 
@@ -91,7 +91,7 @@ async def test_only_operators_have_it_looked(parts, file):
 async def test_who_is_named_for_one_tenant_sees_nothing_of_another(parts, file):
     known = status(tenant(), tenant("acme"), alarms=("`default` signs two truths",))
     file.write_text(json.dumps(known))
-    calls, supervisor = Calls(parts.conveyor, parts.metrics), Supervisor(known)
+    calls, supervisor = Calls(parts.conveyor), Supervisor(known)
     mine = frozenset({f"{OPERATOR.identity}@acme"})
     it = BundleApi(calls, file, supervisor, readers=mine, operators=mine)
     for call in (get, refresh):
@@ -105,7 +105,7 @@ async def test_who_is_named_for_one_tenant_sees_nothing_of_another(parts, file):
 
 
 async def test_unset_means_nobody(parts, file):
-    calls = Calls(parts.conveyor, parts.metrics)
+    calls = Calls(parts.conveyor)
     it = BundleApi(calls, file, Supervisor(), readers=frozenset(), operators=frozenset())
     for call in (get(it), refresh(it)):
         with pytest.raises(Refusal):

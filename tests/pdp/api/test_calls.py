@@ -29,7 +29,7 @@ ME = Peer(ENFORCER)
 
 
 def apis(parts, openers=(OPENER,), auditors=(AUDITOR,)):
-    calls = Calls(parts.conveyor, parts.metrics)
+    calls = Calls(parts.conveyor)
     return DecisionApi(calls), SessionApi(calls, frozenset(openers), frozenset(auditors))
 
 

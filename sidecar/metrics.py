@@ -1,0 +1,85 @@
+"""What Prometheus may know of a sidecar: what became of actions, and how its records stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry
+
+from exequatur.metrics import Families, Shipped
+from exequatur.shipper import Shipper
+from exequatur.spool import Spool, SpoolError
+from exequatur.transport import Code
+from exequatur.trust.canonical import Json
+from sidecar.doors.grpc import Record
+from sidecar.gate import Why
+from sidecar.settings import AgentSocket
+
+DOORS: Final[tuple[str, ...]] = get_args(AgentSocket.model_fields["door"].annotation)
+
+EFFECTS: Final = ("allow", "warn", "require_approval", "deny", "unspecified", "none")
+"""What may have been decided; `none`: nothing was."""
+
+
+class Metrics:
+    """Counts of one process."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        families = self.families = Families()
+        self._actions = families.counter(
+            "exequatur_sidecar_actions",
+            "Actions judged, by the effect decided (`none`: nothing was) and why the gate refused (empty: go-ahead).",
+            door=DOORS,
+            effect=EFFECTS,
+            why=("", *(why.value for why in Why), "foreign_agent"),
+        )
+        for door in DOORS:
+            self._actions.labels(door, "none", Why.UNANSWERED.value)
+        self._refused = families.refusals()
+        self._alarms = families.alarms()
+        self._spool_errors = families.counter("exequatur_spool_errors", "Actions that had no record: each was denied.")
+        self._shipped = Shipped(families)
+        self._spools: tuple[Spool, ...] = ()
+        self._shippers: tuple[Shipper, ...] = ()
+
+    def keeps(self, spool: Spool, certificate_ends: datetime | None) -> None:
+        """Tell of our spool and its disk, and of when our certificate ends."""
+        self._spools = (spool,)
+        self.families.disk(spool.folder)
+        self.families.spools(spool.folder, "*.seg")
+        self.families.expires(certificate_ends)
+
+    def ships(self, shipper: Shipper) -> None:
+        """Tell of the way of our records to the ledger."""
+        self._shippers = (shipper,)
+
+    def collected(self) -> CollectorRegistry:
+        """Give all of it as it is now."""
+        self._shipped.show(self._spools, self._shippers)
+        return self.families.registry
+
+    def refuse(self, code: Code) -> None:
+        """Count a call that got no answer."""
+        self._refused.labels(code.name.lower()).inc()
+
+    def alarmed(self, _: str) -> None:
+        """Count an alarm."""
+        self._alarms.inc()
+
+    def counting(self, record: Record) -> Record:
+        """Count each outcome that `record` made durable, and each record that it could not."""
+
+        async def counted(fields: Mapping[str, Json]) -> object:
+            try:
+                number = await record(fields)
+            except SpoolError:
+                self._spool_errors.inc()
+                raise
+            if fields.get("kind") == "outcome":
+                self._actions.labels(str(fields["door"]), str(fields["effect"]), str(fields["why"])).inc()
+            return number
+
+        return counted
