@@ -1,0 +1,207 @@
+{{/*
+Names, identities and what every pod of ours has in common. Nothing here is random, looked up or dated: the same values
+give the same bytes.
+*/}}
+
+{{- define "exequatur.name" -}}
+{{- if .Values.nameOverride }}{{ .Values.nameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* A part's name: (list . "pdp") */}}
+{{- define "exequatur.part" -}}
+{{ include "exequatur.name" (index . 0) }}-{{ index . 1 }}
+{{- end }}
+
+{{- define "exequatur.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: exequatur
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "exequatur.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "exequatur.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: exequatur
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{/* An object's metadata without its namespace: (list . "pdp") */}}
+{{- define "exequatur.metadata" -}}
+name: {{ include "exequatur.part" . }}
+namespace: {{ (index . 0).Release.Namespace }}
+labels: {{- include "exequatur.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "exequatur.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .tag }}:{{ .tag }}{{ end }}{{ if .digest }}@{{ .digest }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* A SPIFFE ID: (list . "namespace/serviceaccount") */}}
+{{- define "exequatur.identity" -}}
+{{- $at := splitList "/" (index . 1) -}}
+spiffe://{{ (index . 0).Values.trustDomain }}/ns/{{ index $at 0 }}/sa/{{ index $at 1 }}
+{{- end }}
+
+{{/* A part's SPIFFE ID: (list . "pdp") */}}
+{{- define "exequatur.partIdentity" -}}
+{{- $root := index . 0 -}}
+{{ include "exequatur.identity" (list $root (printf "%s/%s" $root.Release.Namespace (include "exequatur.part" .))) }}
+{{- end }}
+
+{{/* The service accounts of all agents, NAMESPACE/SERVICEACCOUNT, each once, in order; JSON. */}}
+{{- define "exequatur.accounts" -}}
+{{- $all := list -}}
+{{- range .Values.agents }}{{ $all = concat $all .serviceAccounts }}{{ end -}}
+{{- $all | uniq | sortAlpha | toJson -}}
+{{- end }}
+
+{{/* The namespaces of all agents, each once, in order; JSON. */}}
+{{- define "exequatur.namespaces" -}}
+{{- $all := list -}}
+{{- range (include "exequatur.accounts" . | fromJsonArray) }}{{ $all = append $all (splitList "/" . | first) }}{{ end -}}
+{{- $all | uniq | sortAlpha | toJson -}}
+{{- end }}
+
+{{/* The service accounts of agents that have an enforced door; JSON. */}}
+{{- define "exequatur.enforced" -}}
+{{- $all := list -}}
+{{- range .Values.agents -}}
+{{- $enforced := false -}}
+{{- range .doors }}{{ if .enforced }}{{ $enforced = true }}{{ end }}{{ end -}}
+{{- if $enforced }}{{ $all = concat $all .serviceAccounts }}{{ end -}}
+{{- end -}}
+{{- $all | uniq | sortAlpha | toJson -}}
+{{- end }}
+
+{{/* Where a part is called: HOST:PORT */}}
+{{- define "exequatur.pdp.address" -}}
+{{ include "exequatur.part" (list . "pdp") }}.{{ .Release.Namespace }}.svc:7070
+{{- end }}
+
+{{- define "exequatur.ledger.address" -}}
+{{- if .Values.ledger.enabled -}}
+{{ include "exequatur.part" (list . "ledger") }}.{{ .Release.Namespace }}.svc:7071
+{{- else -}}
+{{ .Values.ledger.address }}
+{{- end -}}
+{{- end }}
+
+{{/* The names that a part's certificate has beside its identity: (list . "pdp") */}}
+{{- define "exequatur.dnsNames" -}}
+{{- $host := printf "%s.%s" (include "exequatur.part" .) (index . 0).Release.Namespace -}}
+- {{ $host }}.svc
+- {{ $host }}.svc.cluster.local
+{{- end }}
+
+{{/* The Secret with a part's certificate: (list . "pdp") */}}
+{{- define "exequatur.tlsSecret" -}}
+{{- $root := index . 0 -}}
+{{- if eq $root.Values.certificates.source "certManager" -}}
+{{ include "exequatur.part" . }}-tls
+{{- else -}}
+{{ get $root.Values.certificates.secrets (index . 1) }}
+{{- end -}}
+{{- end }}
+
+{{- define "exequatur.postgresql" -}}
+{{- if eq .Values.pdp.store.kind "postgresql" }}true{{ end -}}
+{{- end }}
+
+{{/* What holds for each of our pods: (list . "pdp") */}}
+{{- define "exequatur.pod" -}}
+serviceAccountName: {{ include "exequatur.part" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with (index . 0).Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 64113
+  runAsGroup: 64113
+  fsGroup: 64113
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* What holds for each of our containers: (list . "pdp") */}}
+{{- define "exequatur.container" -}}
+{{- $root := index . 0 -}}
+image: {{ include "exequatur.image" $root }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 64113
+  runAsGroup: 64113
+  privileged: false
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* Probes by gRPC's health protocol, on the port for that alone; dead and not ready are two questions. */}}
+{{- define "exequatur.probes" -}}
+startupProbe:
+  grpc:
+    port: {{ .port }}
+    service: live
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: {{ .starts }}
+livenessProbe:
+  grpc:
+    port: {{ .port }}
+    service: live
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  grpc:
+    port: {{ .port }}
+    service: ready
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- end }}
+
+{{/* Keep answering while others still send: what stops is taken off their lists a moment later. */}}
+{{- define "exequatur.preStop" -}}
+{{- if .preStopSeconds -}}
+lifecycle:
+  preStop:
+    sleep:
+      seconds: {{ .preStopSeconds }}
+{{- end }}
+{{- end }}
+
+{{/* A container's resources; a limit that was taken out (with the risk accepted) is not there. */}}
+{{- define "exequatur.resources" -}}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+
+{{/* A volume claim's specification: {size, storageClassName} */}}
+{{- define "exequatur.claim" -}}
+accessModes: [ReadWriteOnce]
+{{- with .storageClassName }}
+storageClassName: {{ . }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ .size }}
+{{- end }}

@@ -1,0 +1,25 @@
+{{/* How the ledger is called. Who may write follows from who there is: the decision point, and each agent's sidecar. */}}
+{{- define "exequatur.ledger.args" -}}
+- ledger
+- serve
+- --listen=0.0.0.0:7071
+- --http=0.0.0.0:9081
+- --health=0.0.0.0:9071
+- --folder=/var/lib/exequatur/log
+- --origin={{ .Values.ledger.origin }}
+- --key=/etc/exequatur/key
+- --tls-certificate=/etc/exequatur/tls/tls.crt
+- --tls-key=/etc/exequatur/tls/tls.key
+- --tls-roots=/etc/exequatur/tls/ca.crt
+- --writers={{ include "exequatur.partIdentity" (list . "pdp") }}
+{{- range (include "exequatur.accounts" . | fromJsonArray) }}
+- --writers={{ include "exequatur.identity" (list $ .) }}
+{{- end }}
+{{- range .Values.ledger.auditors }}
+- --auditors={{ . }}
+{{- end }}
+- --drain-grace-s={{ .Values.ledger.drainSeconds }}
+{{- range $name, $value := .Values.ledger.settings }}
+- --{{ $name | replace "_" "-" }}={{ kindIs "string" $value | ternary $value (toJson $value) }}
+{{- end }}
+{{- end }}

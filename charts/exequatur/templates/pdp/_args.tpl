@@ -1,0 +1,51 @@
+{{/* How the decision point is called: what follows from the values, then the further settings. */}}
+{{- define "exequatur.pdp.args" -}}
+{{- $pdp := .Values.pdp -}}
+- pdp
+- serve
+- --listen=0.0.0.0:7070
+- --http=0.0.0.0:9080
+- --health=0.0.0.0:9070
+- --workers={{ $pdp.workers }}
+- --state=/var/lib/exequatur/state
+- --tenant={{ $pdp.tenant }}
+{{- if eq $pdp.bundle.from "url" }}
+- --bundle={{ $pdp.bundle.url }}
+{{- if $pdp.bundle.tokenSecret }}
+- --bundle-token=/etc/exequatur/bundle-token/token
+{{- end }}
+{{- if $pdp.bundle.rootsConfigMap }}
+- --bundle-roots=/etc/exequatur/bundle-roots/ca.crt
+{{- end }}
+{{- else }}
+- --bundle=/etc/exequatur/bundles
+{{- end }}
+- --keys=/etc/exequatur/keys
+- --tls-certificate=/etc/exequatur/tls/tls.crt
+- --tls-key=/etc/exequatur/tls/tls.key
+- --tls-roots=/etc/exequatur/tls/ca.crt
+{{- range $pdp.openers }}
+- --openers={{ . }}
+{{- end }}
+{{- range $pdp.auditors }}
+- --auditors={{ . }}
+{{- end }}
+{{- range $pdp.operators }}
+- --operators={{ . }}
+{{- end }}
+{{- range (include "exequatur.enforced" . | fromJsonArray) }}
+- --enforced={{ include "exequatur.identity" (list $ .) }}
+{{- end }}
+- --ledger={{ include "exequatur.ledger.address" . }}
+{{- if .Values.ledger.verifierKeys }}
+- --log-key=/etc/exequatur/trust
+{{- end }}
+{{- if include "exequatur.postgresql" . }}
+- --database=/etc/exequatur/database/url
+- --wait-for-ledger
+{{- end }}
+- --drain-grace-s={{ $pdp.drainSeconds }}
+{{- range $name, $value := $pdp.settings }}
+- --{{ $name | replace "_" "-" }}={{ kindIs "string" $value | ternary $value (toJson $value) }}
+{{- end }}
+{{- end }}
