@@ -38,6 +38,9 @@ UNSAFE_PLAINTEXT: Final = "unsafe:plaintext"
 MESSAGE_BYTES: Final = 4 * 2**20
 """The largest message either way, in bytes: gRPC's own default, and 16 times our largest action."""
 
+MOUNTED: Final = 0o666
+"""The mode of a socket that whoever sees may use."""
+
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -180,26 +183,19 @@ class Server:
         credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=True)
         return self._open(address, lambda: self._server.add_secure_port(address, credentials))
 
-    def listen_unix(self, path: Path, identity: str, *, owner_uid: int | None = None) -> None:
+    def listen_unix(self, path: Path, identity: str, *, owner_uid: int | None = None, mounted: bool = False) -> None:
         """Open a Unix socket whose file is its owner's alone (0600): the kernel checks, the socket is the identity.
 
-        The folder must belong to us and be writable by nobody else, or anybody could put another socket in its place.
+        A `mounted` one is for whoever sees it (0666): its folder is on a mount that one agent alone has, read-only.
         """
-        folder = path.parent.stat()
-        if folder.st_uid != os.getuid() or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ListenError(f"`{path.parent}` must belong to this user and be writable by nobody else")
-        if len(os.fsencode(path)) > 100:  # noqa: PLR2004  sockaddr_un holds 108 bytes
-            raise ListenError(f"`{path}` is too long for a socket: at most 100 bytes")
-        if _answers(path):
-            raise ListenError(f"`{path}` is taken by a running process")
-        path.unlink(missing_ok=True)
+        make_way(path, mounted=mounted)
         self._identity = identity
         before = os.umask(0o177)
         try:
             self._open(str(path), lambda: self._server.add_insecure_port(f"unix:{path}"))
         finally:
             os.umask(before)
-        path.chmod(0o600)
+        path.chmod(MOUNTED if mounted else 0o600)
         if owner_uid is not None and owner_uid != os.getuid():
             try:
                 os.chown(path, owner_uid, -1)
@@ -313,6 +309,28 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ListenError(f"cannot listen on `{address}`: {reason}") from None
     return held, f"{host}:{real}"
+
+
+def make_way(path: Path, *, mounted: bool) -> None:
+    """See that a socket may be put at `path`, and take away one that nobody listens on. Raises `ListenError`.
+
+    The folder must belong to us and be writable by nobody else, or anybody could put another socket in its place. That
+    of a `mounted` socket we make ourselves, since what it is mounted with is everybody's; others may only pass it.
+    """
+    if mounted:
+        path.parent.mkdir(mode=0o711, exist_ok=True)
+        if path.parent.is_symlink():
+            raise ListenError(f"`{path.parent}` must be a folder, and is a link: remove it")
+    folder = path.parent.stat()
+    if folder.st_uid != os.getuid() or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ListenError(f"`{path.parent}` must belong to this user and be writable by nobody else")
+    if mounted:
+        path.parent.chmod(0o711)  # whatever our umask is
+    if len(os.fsencode(path)) > 100:  # noqa: PLR2004  sockaddr_un holds 108 bytes
+        raise ListenError(f"`{path}` is too long for a socket: at most 100 bytes")
+    if _answers(path):
+        raise ListenError(f"`{path}` is taken by a running process")
+    path.unlink(missing_ok=True)
 
 
 def _answers(path: Path) -> bool:

@@ -167,8 +167,8 @@ class PdpSettings(Settings):
     )
     enforced: tuple[str, ...] = Field(
         default=(),
-        description="an enforcer that leaves its agents no other way to their tools; IDENTITY@DOOR where only one of its"
-        " doors does, as mcp_stdio",
+        description="an enforcer that leaves its agents no other way to their tools; IDENTITY@DOOR where only one of"
+        " its doors does, as mcp_stdio",
     )
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spools")
     log_key: Path | None = Field(

@@ -22,12 +22,23 @@ class AgentSocket(BaseModel):
     instance: str = Field(default="", description="which instance of the agent this is")
     tenant: str = Field(default="default", description="whose agent it is")
     uid: int | None = Field(default=None, ge=0, description="the user that the agent runs as, and who owns the socket")
+    mounted: bool = Field(
+        default=False,
+        description="whether the socket's folder is on a mount that this agent alone has, read-only: we make it, and"
+        " whoever sees the socket may use it",
+    )
     door: Literal["grpc", "mcp_stdio"] = Field(default="grpc", description="how its actions come in")
     enforced: bool = Field(
         default=False,
         description="whether the agent has no other way to its tools, nor to this socket: then an outcome is the gate's"
         " own word",
     )
+
+    @model_validator(mode="after")
+    def _owned_or_mounted(self) -> Self:
+        if self.mounted and self.uid is not None:
+            raise ValueError("give `uid` or `mounted`, not both: the mount is the identity")
+        return self
 
 
 class SidecarSettings(Settings):
@@ -38,8 +49,8 @@ class SidecarSettings(Settings):
 
     agents: tuple[AgentSocket, ...] = Field(
         min_length=1,
-        description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,door=grpc|mcp_stdio]"
-        "[,enforced=true]",
+        description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,mounted=true]"
+        "[,door=grpc|mcp_stdio][,enforced=true]",
     )
     pdp: str = Field(description="the decision point, HOST:PORT")
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spool")
@@ -72,6 +83,18 @@ class SidecarSettings(Settings):
 
     @model_validator(mode="after")
     def _proved_or_unsafe(self) -> Self:
+        folders = [path.parent for path in sockets]
+        for agent in self.agents:
+            if agent.mounted and folders.count(agent.socket.parent) > 1:
+                raise ValueError("a mounted socket has its folder to itself: who sees the folder may use the socket")
+        return self
+
+    @model_validator(mode="after")
+    def _one_word_a_door(self) -> Self:
+        """See that doors of one kind are all enforced or none: the decision point knows them by our name and kind."""
+        kinds = {agent.door for agent in self.agents}
+        if len({(agent.door, agent.enforced) for agent in self.agents}) > len(kinds):
+            raise ValueError("doors of one kind are all enforced, or none: the decision point knows a door by its kind")
         files = (self.tls_certificate, self.tls_key, self.tls_roots)
         if self.unsafe_plaintext:
             if any(files):

@@ -12,7 +12,7 @@ import pytest
 
 from conveying import Clock, desk
 from exequatur.spool import SpoolError
-from judging import HOUR, OTHER, PERMIT, action, says, snapshot
+from judging import ENFORCER, HOUR, OTHER, PERMIT, action, says, snapshot
 from pdp.control.sessions import (
     BusyError,
     Fate,
@@ -161,6 +161,22 @@ async def test_what_is_never_settled_is_charged_when_it_expires(tmp_path):
         assert record["charged_microusd"] == 300
         with pytest.raises(WrongStateError, match="charged"):
             await parts.settle(answer.decision.id, Report.NOT_EXECUTED)
+
+
+@pytest.mark.parametrize(
+    ("enforced", "seen"),
+    [
+        ({ENFORCER}, [True, True]),
+        ({f"{ENFORCER}@mcp_stdio"}, [False, True]),
+        ({f"{ENFORCER}@grpc", "spiffe://test/other@mcp_stdio"}, [True, False]),
+        (set(), [False, False]),
+    ],
+)
+async def test_a_door_is_enforced_as_the_settings_say_of_its_enforcer_or_of_that_door_alone(tmp_path, enforced, seen):
+    async with desk(tmp_path, rules=Rules(enforced=frozenset(enforced))) as parts:
+        await parts.open()
+        await parts.ask(action("git/log", door="grpc"), action("git/log", door="mcp_stdio"))
+        assert [record["door_enforced"] for record in parts.records("decision")] == seen
 
 
 async def test_the_sweep_charges_sessions_that_nobody_touches(tmp_path, monkeypatch):

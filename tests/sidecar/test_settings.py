@@ -12,6 +12,7 @@ from sidecar.settings import SidecarSettings
 TLS = ["--tls-certificate", "c.pem", "--tls-key", "k.pem", "--tls-roots", "r.pem"]
 BASE = ["--pdp", "pdp.example.org:7070", "--spool", "/var/spool/x", *TLS]
 CODER = "agent=coder,socket=/run/coder.sock"
+GIT = ("--agents", "agent=coder,socket=/run/git/git.sock,mounted=true,door=mcp_stdio,enforced=true")
 
 
 def load(*argv: str, environ: dict[str, str] | None = None) -> SidecarSettings:
@@ -36,6 +37,14 @@ def test_agents_come_from_the_file_and_what_is_in_force_can_be_read_again(tmp_pa
     assert load("--config", str(again)) == settings
 
 
+def test_an_agent_has_a_socket_for_each_of_its_doors():
+    settings = load(*BASE, "--agents", "agent=coder,socket=/run/grpc/door.sock,mounted=true", *GIT)
+    assert [(agent.door, agent.mounted, agent.enforced) for agent in settings.agents] == [
+        ("grpc", True, False),
+        ("mcp_stdio", True, True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "fault"),
     [
@@ -45,6 +54,9 @@ def test_agents_come_from_the_file_and_what_is_in_force_can_be_read_again(tmp_pa
         ((*BASE, "--agents", CODER + ",door=open"), "door"),
         ((*BASE, "--agents", CODER, "--agents", "agent=other,socket=/run/coder.sock"), "the socket is the identity"),
         (("--pdp", "p:1", "--spool", "s", "--agents", CODER), "give tls_certificate"),
+        ((*BASE, "--agents", CODER + ",mounted=true,uid=1000"), "the mount is the identity"),
+        ((*BASE, "--agents", CODER + ",mounted=true", "--agents", "agent=other,socket=/run/o.sock"), "to itself"),
+        ((*BASE, *GIT, "--agents", "agent=coder,socket=/run/fs/fs.sock,door=mcp_stdio"), "by its kind"),
         ((*BASE, "--agents", CODER, "--unsafe-plaintext"), "not both"),
         (("--pdp", "p:1", "--spool", "s", "--agents", CODER, "--unsafe-plaintext"), "loopback alone"),
         (
