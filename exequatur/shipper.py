@@ -36,6 +36,9 @@ BATCH_BYTES: Final = 2 * 2**20
 BACKOFF_S: Final = (0.1, 5.0)
 """The first and the longest pause after a failure, in seconds; half of it is random."""
 
+WAITED_S: Final = 0.5
+"""The longest pause while somebody waits for the ledger, in seconds."""
+
 WATCH_S: Final = 1.0
 """How often the keys are looked at, in seconds; a change is taken at the second look that sees it."""
 
@@ -91,6 +94,7 @@ class Shipper:
             self._keys = KeyFolder(log_key, parse_log_keys)
             if not self._keys.read().keys:
                 raise TrustError("every key is revoked, and none has a file: put the ledger's new NAME.vkey there")
+        self._taken, self._more, self._waiting = spool.acknowledged, asyncio.Event(), 0
         self._seen_file = spool.folder / "checkpoint"
         self._seen = self._last_seen()
         self.failures = 0
@@ -117,6 +121,15 @@ class Shipper:
             stopped.cancel()
             watching.cancel()
 
+    async def acknowledged(self, number: int) -> None:
+        """Return when the ledger has record `number`, by a checkpoint that was checked; on the loop of `run` alone."""
+        self._waiting += 1
+        try:
+            while self._taken < number:
+                await self._more.wait()
+        finally:
+            self._waiting -= 1
+
     async def drain(self, grace_s: float) -> None:
         """Ship what is left, for at most `grace_s` seconds; what remains stays on disk."""
         with contextlib.suppress(TimeoutError):
@@ -139,6 +152,9 @@ class Shipper:
             seen = self._check(answer)
             # Never past what was sent: of what lies behind it the ledger may have other bytes.
             number = min(answer.acknowledged, first + len(records) - 1)
+            self._taken = max(self._taken, number)
+            self._more.set()  # who waits need not wait for our own disk: what is not noted there is sent again
+            self._more = asyncio.Event()
             await asyncio.to_thread(self._keep, number, answer.checkpoint, seen)
         except (TrustError, SpoolError, _OlderCopyError) as error:
             self._failed(str(error), alarm=True, older=isinstance(error, _OlderCopyError))
@@ -224,5 +240,7 @@ class Shipper:
 
     def _pause(self) -> float:
         first, longest = BACKOFF_S
+        if self._waiting:
+            longest = min(longest, WAITED_S)
         whole: float = min(longest, first * 2.0 ** min(self.failures - 1, 10))
         return whole / 2 + random.random() * whole / 2  # noqa: S311  jitter is no secret

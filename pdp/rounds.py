@@ -116,22 +116,23 @@ class Round:
         self.book.fetch_answers({key for key in keys if key is not None})
 
     def _serve(self, request: Request, deadline: float | None) -> Result:
+        result: Result = None
         match request:
             case Ask():
-                return tuple(self._in_time(item, request.enforcer, deadline) for item in request.items)
+                result = tuple(self._in_time(item, request.enforcer, deadline) for item in request.items)
             case Settle():
-                return self._settle(request)
+                result = self._settle(request)
             case Open():
-                return self._open(request)
+                result = self._open(request)
             case Close():
-                return self._close(request)
+                result = self._close(request)
             case Show():
-                return self._show(request)
+                result = self._show(request)
             case Refuse():
                 self.records.append(_refused(request.broken, request.caller, request.method, self.book.now))
-                return None
             case Withdraw():
-                return self._withdraw(request)
+                result = self._withdraw(request)
+        return result
 
     def _in_time(self, item: Action | Broken, enforcer: str, deadline: float | None) -> Answer:
         """Decide, or deny what is left of a batch once its caller's time is up: others wait behind it."""

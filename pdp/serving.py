@@ -44,7 +44,15 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         for spool in spools:
             stack.callback(spool.close)
         rules = Rules(timedelta(seconds=settings.reservation_ttl_s), frozenset(settings.enforced))
-        conveyor = Conveyor(store, spools[0], orders.policies, rules, metrics, halted=orders.halted)
+        conveyor = Conveyor(
+            store,
+            spools[0],
+            orders.policies,
+            rules,
+            metrics,
+            halted=orders.halted,
+            acknowledged=(lambda number: shipping.acknowledged(number)) if settings.wait_for_ledger else None,
+        )
         orders.hand_over(conveyor)
         server = _listen(settings, address, conveyor, orders)
 

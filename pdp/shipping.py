@@ -80,6 +80,10 @@ class Shipping:
         """How many records the ledger has not acknowledged."""
         return sum(spool.last - spool.acknowledged for spool in self._spools)
 
+    async def acknowledged(self, number: int) -> None:
+        """Return when the ledger has record `number` of our own spool."""
+        await self._shippers[0].acknowledged(number)
+
     async def heard(self, number: int, at_most_s: float = HEARD_S) -> None:
         """Wait until the ledger has record `number` of our own spool, or says why not, or the time is up."""
         end = time.monotonic() + at_most_s

@@ -13,8 +13,9 @@ from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.transport import Code
 from exequatur.trust.canonical import Json
-from sidecar.doors.grpc import Record
+from sidecar.doors.grpc import UNACKNOWLEDGED
 from sidecar.gate import Why
+from sidecar.recording import Record
 from sidecar.settings import AgentSocket
 
 DOORS: Final[tuple[str, ...]] = get_args(AgentSocket.model_fields["door"].annotation)
@@ -34,7 +35,7 @@ class Metrics:
             "Actions judged, by the effect decided (`none`: nothing was) and why the gate refused (empty: go-ahead).",
             door=DOORS,
             effect=EFFECTS,
-            why=("", *(why.value for why in Why), "foreign_agent"),
+            why=("", *(why.value for why in Why), "foreign_agent", UNACKNOWLEDGED),
         )
         for door in DOORS:
             self._actions.labels(door, "none", Why.UNANSWERED.value)
@@ -48,9 +49,7 @@ class Metrics:
     def keeps(self, spool: Spool, certificate_ends: datetime | None) -> None:
         """Tell of our spool and its disk, and of when our certificate ends."""
         self._spools = (spool,)
-        self.families.disk(spool.folder)
-        self.families.spools(spool.folder, "*.seg")
-        self.families.expires(certificate_ends)
+        self.families.keeps(spool.folder, "*.seg", certificate_ends)
 
     def ships(self, shipper: Shipper) -> None:
         """Tell of the way of our records to the ledger."""
@@ -72,7 +71,7 @@ class Metrics:
     def counting(self, record: Record) -> Record:
         """Count each outcome that `record` made durable, and each record that it could not."""
 
-        async def counted(fields: Mapping[str, Json]) -> object:
+        async def counted(fields: Mapping[str, Json]) -> int:
             try:
                 number = await record(fields)
             except SpoolError:

@@ -16,9 +16,10 @@ from exequatur.client import LedgerClient
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
-from sidecar.doors.grpc import SERVICES, Bound, GrpcDoor, Record
+from sidecar.doors.grpc import SERVICES, Bound, GrpcDoor
 from sidecar.metrics import Metrics
 from sidecar.pdp_client import PdpClient
+from sidecar.recording import Recorder, Waiting
 from sidecar.settings import AgentSocket, SidecarSettings
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,13 @@ async def _serve(
     settings: SidecarSettings, spool: Spool, metrics: Metrics, ready: daemon.Ready, stop: asyncio.Event
 ) -> None:
     pdp, shipper = _reach(settings, spool, metrics)
-    servers = [_open(agent, pdp, metrics.counting(spool.append), metrics) for agent in settings.agents]
-    shipping = asyncio.create_task(shipper.run(stop)) if shipper is not None else None
+    waiting = None
+    if settings.wait_for_ledger and shipper is not None:
+        waiting = Waiting(shipper.acknowledged, settings.decision_timeout_ms / 1000)
+    recorder = Recorder(metrics.counting(spool.append), waiting)
+    servers = [_open(agent, pdp, recorder, metrics) for agent in settings.agents]
+    drained = asyncio.Event()
+    shipping = asyncio.create_task(shipper.run(drained)) if shipper is not None else None
     for server in servers:
         await server.start()
     ready.release("sockets")
@@ -64,6 +70,7 @@ async def _serve(
     await stop.wait()
     ready.drain()
     await asyncio.gather(*(server.stop(settings.drain_grace_s) for server in servers))
+    drained.set()  # not before: what was accepted may wait for the ledger
     if shipper is not None and shipping is not None:
         await shipping
         await shipper.drain(settings.drain_grace_s)
@@ -91,9 +98,9 @@ def _reach(settings: SidecarSettings, spool: Spool, metrics: Metrics) -> tuple[P
     return pdp, shipper
 
 
-def _open(agent: AgentSocket, pdp: PdpClient, record: Record, metrics: Metrics) -> transport.Server:
+def _open(agent: AgentSocket, pdp: PdpClient, recorder: Recorder, metrics: Metrics) -> transport.Server:
     bound = Bound(agent.tenant, agent.agent, agent.instance, agent.door, agent.enforced)
-    door = GrpcDoor(bound, pdp, record, lambda: dt.datetime.now(dt.UTC))
+    door = GrpcDoor(bound, pdp, recorder.record, lambda: dt.datetime.now(dt.UTC), recorder.waiting)
     server = transport.Server(door.handlers, SERVICES, refused=metrics.refuse)
     try:
         name = f"agent:{agent.agent}/{agent.instance}"

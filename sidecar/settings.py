@@ -62,6 +62,10 @@ class SidecarSettings(Settings):
     log_key: Path | None = Field(
         default=None, description="the ledger's C2SP verifier key: a file, or a folder of NAME.vkey that is watched"
     )
+    wait_for_ledger: bool = Field(
+        default=False,
+        description="answer only once the ledger has acknowledged the record: for a `spool` that does not outlive us",
+    )
     http: str = Field(default="127.0.0.1:9082", description="HOST:PORT of /healthz, /readyz and /metrics")
     health: str | None = Field(
         default=None, description="HOST:PORT of grpc.health.v1 for probes, in plain text: services `live` and `ready`"
@@ -79,10 +83,6 @@ class SidecarSettings(Settings):
         sockets = [agent.socket for agent in self.agents]
         if len(set(sockets)) != len(sockets):
             raise ValueError("two agents cannot share a socket: the socket is the identity")
-        return self
-
-    @model_validator(mode="after")
-    def _proved_or_unsafe(self) -> Self:
         folders = [path.parent for path in sockets]
         for agent in self.agents:
             if agent.mounted and folders.count(agent.socket.parent) > 1:
@@ -95,6 +95,10 @@ class SidecarSettings(Settings):
         kinds = {agent.door for agent in self.agents}
         if len({(agent.door, agent.enforced) for agent in self.agents}) > len(kinds):
             raise ValueError("doors of one kind are all enforced, or none: the decision point knows a door by its kind")
+        return self
+
+    @model_validator(mode="after")
+    def _proved_or_unsafe(self) -> Self:
         files = (self.tls_certificate, self.tls_key, self.tls_roots)
         if self.unsafe_plaintext:
             if any(files):
@@ -103,6 +107,12 @@ class SidecarSettings(Settings):
                 raise ValueError("unsafe_plaintext is for a decision point and a ledger on loopback alone")
         elif not all(files):
             raise ValueError("give tls_certificate, tls_key and tls_roots")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_to_wait_for(self) -> Self:
+        if self.wait_for_ledger and self.ledger is None:
+            raise ValueError("wait_for_ledger needs a ledger to wait for: give its HOST:PORT")
         return self
 
     @property

@@ -5,7 +5,8 @@ Rules:
   session of another agent is not shown.
 - Any status of the decision point other than OK is a denial. Only INVALID_ARGUMENT goes back as it came: it is the
   caller's to mend.
-- What was obeyed or refused is on record before the answer leaves. What cannot be recorded is denied.
+- What was obeyed or refused is on record before the answer leaves, where it is waited for in the ledger's. What cannot
+  be recorded is denied.
 - Decisions are settled through the socket that they were given to. What an agent says of its own action can cost it
   more than was reserved, never less: only a door that forwards knows that nothing ran.
 """
@@ -16,7 +17,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -31,6 +32,7 @@ from exequatur.v1 import session_pb2
 from exequatur.values import Outcome
 from sidecar.gate import Answered, Call, Forward, Gate, Proposed, Refuse, Settle, Unanswered, Why
 from sidecar.pdp_client import NoDecision
+from sidecar.recording import NOT_TAKEN, NotTaken, Record, Recorder, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +75,8 @@ class DecisionPoint(Protocol):
         """Show a session."""
 
 
-Record = Callable[[Mapping[str, Json]], Awaitable[object]]
-"""Makes one record durable; raises when it cannot."""
+UNACKNOWLEDGED: Final = "unacknowledged"
+"""The word that records carry for a go-ahead that was not given, since the ledger had no record of it in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +104,20 @@ class GrpcDoor:
     """Serves one agent's socket."""
 
     def __init__(
-        self, bound: Bound, decision_point: DecisionPoint, record: Record, now: Callable[[], dt.datetime]
+        self,
+        bound: Bound,
+        decision_point: DecisionPoint,
+        record: Record,
+        now: Callable[[], dt.datetime],
+        waiting: Waiting | None = None,
     ) -> None:
-        """Speak for `bound` at `decision_point`."""
+        """Speak for `bound` at `decision_point`; with `waiting`, answers wait for the ledger."""
         self._bound = bound
         self._pdp = decision_point
-        self._record = record
         self._now = now
+        self._recorder = Recorder(record, waiting)
         self._given: dict[str, int] = {}  # decision id to what was reserved, in micro-USD, oldest first
-        self._concluding: set[asyncio.Task[pb.AuthorizeResponse]] = set()
+        self._concluding: set[asyncio.Task[object]] = set()
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -124,7 +131,8 @@ class GrpcDoor:
 
     async def authorize(self, message: bytes, _: Peer, left_s: float | None) -> bytes:
         """Have one action judged, and say what may happen."""
-        request = await self._parse(pb.AuthorizeRequest(), message)
+        until = self._recorder.until(left_s)
+        request = await self._parse(pb.AuthorizeRequest(), message, until)
         if foreign := self._foreign(request):
             verdict = self._deny(request, pb.REASON_KIND_INVALID, foreign, "foreign_agent")
         else:
@@ -134,13 +142,14 @@ class GrpcDoor:
             except NoDecision as failure:
                 verdict = self._no_decision(request, failure)
                 if failure.code == Code.INVALID_ARGUMENT.name:
-                    await self._conclude(verdict)
+                    await self._conclude(verdict, until)
                     raise Refusal(Code.INVALID_ARGUMENT, str(failure)) from None
-        return (await self._conclude(verdict)).SerializeToString()
+        return (await self._conclude(verdict, until)).SerializeToString()
 
     async def authorize_batch(self, message: bytes, _: Peer, left_s: float | None) -> bytes:
         """Have actions judged in order; one of another agent is denied and not sent on."""
-        request = await self._parse(pb.AuthorizeBatchRequest(), message)
+        until = self._recorder.until(left_s)
+        request = await self._parse(pb.AuthorizeBatchRequest(), message, until)
         if not 1 <= len(request.actions) <= BATCH:
             raise Refusal(Code.INVALID_ARGUMENT, f"a batch holds 1 to {BATCH} actions, this one {len(request.actions)}")
         foreign = [self._foreign(action) for action in request.actions]
@@ -152,12 +161,12 @@ class GrpcDoor:
             self._deny(action, pb.REASON_KIND_INVALID, other, "foreign_agent") if other else next(judged)
             for action, other in zip(request.actions, foreign, strict=True)
         ]
-        decisions = await asyncio.gather(*(self._conclude(verdict) for verdict in verdicts))
+        decisions = await asyncio.gather(*(self._conclude(verdict, until) for verdict in verdicts))
         return pb.AuthorizeBatchResponse(decisions=decisions).SerializeToString()
 
     async def settle(self, message: bytes, _: Peer, left_s: float | None) -> bytes:
         """Pass on what became of a go-ahead that this socket was given."""
-        request = await self._parse(pb.SettleRequest(), message)
+        request = await self._parse(pb.SettleRequest(), message, self._recorder.until(left_s))
         reserved = self._given.get(request.decision_id)
         if reserved is None or request.tenant not in ("", self._bound.tenant):
             raise Refusal(Code.NOT_FOUND, "this socket was given no such decision, or it is settled")
@@ -173,7 +182,7 @@ class GrpcDoor:
 
     async def get_session(self, message: bytes, _: Peer, left_s: float | None) -> bytes:
         """Show the agent its own session."""
-        request = await self._parse(session_pb2.GetSessionRequest(), message)
+        request = await self._parse(session_pb2.GetSessionRequest(), message, self._recorder.until(left_s))
         bound = self._bound
         if self._foreign(request):
             raise Refusal(Code.NOT_FOUND, "this socket's agent has no such session")
@@ -184,7 +193,7 @@ class GrpcDoor:
             raise Refusal(Code.NOT_FOUND, "this socket's agent has no such session")
         return response.SerializeToString()
 
-    async def _parse(self, into: _Parsed, message: bytes) -> _Parsed:
+    async def _parse(self, into: _Parsed, message: bytes, until: float) -> _Parsed:
         """Parse a message; one that is broken is recorded by size and digest, and refused."""
         try:
             into.ParseFromString(message)
@@ -192,7 +201,9 @@ class GrpcDoor:
             name, digest = into.DESCRIPTOR.name, hashlib.sha256(message).hexdigest()
             broken: dict[str, Json] = {"kind": "refused", "bytes": len(message), "sha256": digest, "message": name}
             try:
-                await self._record({**broken, **self._header()})
+                await self._recorder.put({**broken, **self._header()}, until)
+            except NotTaken:
+                raise Refusal(Code.UNAVAILABLE, NOT_TAKEN) from None
             except SpoolError as error:
                 log.error("a broken message cannot be recorded: %s", error)  # noqa: TRY400  the sentence says it all
                 raise Refusal(Code.UNAVAILABLE, "what was refused could not be recorded") from None
@@ -266,18 +277,24 @@ class GrpcDoor:
         response = _denial(kind, text, pb.AuthorizeResponse())
         return Verdict(response, self._outcome(request, response, effect="none", why=why, code=code))
 
-    async def _conclude(self, verdict: Verdict) -> pb.AuthorizeResponse:
+    async def _conclude(self, verdict: Verdict, until: float) -> pb.AuthorizeResponse:
         """Record, then answer; a caller who has gone by then is on record like any other."""
-        task = asyncio.create_task(self._record_first(verdict))
+        return await asyncio.shield(self._begin(self._record_first(verdict, until)))
+
+    def _begin(self, work: Coroutine[None, None, _Answer]) -> asyncio.Task[_Answer]:
+        """Do `work` whoever waits for it."""
+        task = asyncio.create_task(work)
         self._concluding.add(task)
         task.add_done_callback(self._concluding.discard)
-        return await asyncio.shield(task)
+        return task
 
-    async def _record_first(self, verdict: Verdict) -> pb.AuthorizeResponse:
+    async def _record_first(self, verdict: Verdict, until: float) -> pb.AuthorizeResponse:
         """Record, then answer; what cannot be recorded is denied, and its go-ahead given back."""
         response, settle = verdict.response, verdict.settle
         try:
-            await self._record(verdict.record)
+            await self._recorder.put(verdict.record, until)
+        except NotTaken:
+            return await self._deny_after_all(verdict)
         except Exception as error:
             if isinstance(error, SpoolError):
                 log.error("an outcome cannot be recorded: denied: %s", error)  # noqa: TRY400  the sentence says it all
@@ -295,6 +312,21 @@ class GrpcDoor:
         if settle is not None:
             await self._give_back(settle)
         return response
+
+    async def _deny_after_all(self, verdict: Verdict) -> pb.AuthorizeResponse:
+        """Answer what the ledger does not know of in time: a denial stays one, and what was allowed becomes one."""
+        response, settle = verdict.response, verdict.settle
+        if verdict.go:
+            settle = Settle(response.decision_id, Outcome.NOT_EXECUTED)
+            try:
+                await self._recorder.record({**verdict.record, **self._header(), "go": False, "why": UNACKNOWLEDGED})
+            except SpoolError as error:
+                log.error("a denial cannot be recorded: %s", error)  # noqa: TRY400  the sentence says it all
+        if settle is not None:
+            self._begin(self._give_back(settle))  # the caller's time is up
+        if response.effect == pb.EFFECT_DENY:
+            return response
+        return _denial(pb.REASON_KIND_ERROR, NOT_TAKEN, response)
 
     async def _give_back(self, settle: Settle) -> None:
         request = pb.SettleRequest(
