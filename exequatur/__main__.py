@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Final
 
-DAEMONS: Final = {
+DAEMONS: Final[Mapping[tuple[str, ...], tuple[str, str]]] = {
     ("pdp", "serve"): ("pdp.server", "serve"),
     ("pdp", "config"): ("pdp.server", "config"),
     ("pdp", "worker"): ("pdp.server", "worker"),
@@ -21,6 +22,11 @@ DAEMONS: Final = {
     ("sidecar", "run"): ("sidecar.server", "serve"),
     ("sidecar", "config"): ("sidecar.server", "config"),
     ("sidecar", "mcp"): ("sidecar.doors.mcp_stdio", "main"),
+    ("pdp", "--version"): ("exequatur.version", "main"),
+    ("ledger", "--version"): ("exequatur.version", "main"),
+    ("sidecar", "--version"): ("exequatur.version", "main"),
+    ("injector", "--version"): ("exequatur.version", "main"),
+    ("--version",): ("exequatur.version", "main"),
 }
 """Two words to the module and the function (argv without the two words, to exit code) that runs them."""
 
@@ -30,7 +36,7 @@ _INTERRUPTED: Final = 130
 
 def main() -> None:
     """Run the command line in `sys.argv` and exit."""
-    target = DAEMONS.get(tuple(sys.argv[1:3]))  # type: ignore[arg-type]
+    target = DAEMONS.get(tuple(sys.argv[1:3]))
     if target is None:
         try:
             from exequatur.cli.app import command  # noqa: PLC0415

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -27,3 +29,10 @@ def test_no_traceback_for_ctrl_c_or_an_answer_that_cannot_be_written(monkeypatch
     with pytest.raises(SystemExit) as left:
         command.main()
     assert left.value.code == said
+
+
+@pytest.mark.parametrize("program", [[], ["pdp"], ["ledger"], ["sidecar"], ["injector"]])
+def test_every_program_says_its_version(program):
+    command_line = [sys.executable, "-I", "-m", "exequatur", *program, "--version"]
+    done = subprocess.run(command_line, capture_output=True, check=True, text=True)
+    assert (done.stdout, done.stderr) == (f"exequatur {version('exequatur')}\n", "")
