@@ -89,6 +89,12 @@ class Families:
         free.set_function(lambda: _usage(folder)[0])
         size.set_function(lambda: _usage(folder)[1])
 
+    def keeps(self, folder: Path, spools: str, certificate_ends: datetime | None) -> None:
+        """Declare what is kept in `folder`: its disk, the spools' files that a pattern finds, and our certificate."""
+        self.disk(folder)
+        self.spools(folder, spools)
+        self.expires(certificate_ends)
+
     def spools(self, folder: Path, pattern: str) -> None:
         """Declare how large the files are that `pattern` finds in `folder`, looked up when it is asked for."""
         gauge = self.gauge("exequatur_spool_bytes", "The size of the spools' files; they go as whole files of 8 MiB.")

@@ -140,9 +140,7 @@ class BundleMetrics:
 
     def keeps(self, state: Path, certificate_ends: datetime | None) -> None:
         """Tell of the disk of the folder `state` and the spools in it, and of when our certificate ends."""
-        self.families.disk(state)
-        self.families.spools(state, "spool-*/*.seg")
-        self.families.expires(certificate_ends)
+        self.families.keeps(state, "spool-*/*.seg", certificate_ends)
 
     def ended(self) -> None:
         """Count a worker's process that has ended."""
