@@ -75,11 +75,14 @@ class Families:
         """Declare the count of alarms: the same in each daemon."""
         return self.counter("exequatur_alarms", "What somebody should look into; the log says what.")
 
-    def expires(self, at: datetime | None) -> None:
-        """Declare when the certificate in use ends; nothing where there is none."""
-        if at is not None:
-            meaning = "When the certificate that we show ends, Unix time: the one that was read at the start."
-            self.gauge("exequatur_certificate_expires_timestamp_seconds", meaning).set(at.timestamp())
+    def expires(self, at: datetime | None) -> Gauge | None:
+        """Declare when the certificate that we show ends; nothing where there is none."""
+        if at is None:
+            return None
+        meaning = "When the certificate that we show ends, Unix time."
+        gauge = self.gauge("exequatur_certificate_expires_timestamp_seconds", meaning)
+        gauge.set(at.timestamp())
+        return gauge
 
     def disk(self, folder: Path) -> None:
         """Declare the room on the disk of `folder`, looked up when it is asked for."""
