@@ -19,3 +19,4 @@ for _name in (
 ):
     _variable = f"EXEQUATUR_{_name.rpartition('-')[0].upper().replace('-', '_')}"
     os.environ.setdefault(_variable, str(_CACHE / "exequatur" / "bin" / _name))
+os.environ.setdefault("EXEQUATUR_HELM_3", str(_CACHE / "exequatur" / "bin" / "helm-3.22.0"))

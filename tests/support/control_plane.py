@@ -115,7 +115,7 @@ class ControlPlane:
         for popen in (*reversed(self._running), self._network):
             if popen is not None:
                 popen.kill()
-                popen.wait()
+                popen.communicate()
 
     def _ready(self) -> bool:
         if self.server.poll() is not None:

@@ -1,0 +1,178 @@
+"""Values that are misspelt or unsafe: each is refused, in one line that names it; a risk that is accepted is taken."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from helm import CHART, ROOT, RefusedError, helm, objects, render
+
+BASE = ROOT / "tests" / "charts" / "values" / "several-teams.yaml"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Values that are laid over `BASE`, the path that the refusal must name, words in it, and the risk if it is one."""
+
+    name: str
+    values: str
+    path: str
+    words: str = ""
+    risk: str = ""
+
+
+MISSPELT = [
+    Wrong("an unknown part", "sidecars: {}", "sidecars"),
+    Wrong("an unknown member", "pdp: {replica: 2}", "pdp.replica"),
+    Wrong("a member that looks right", "pdp: {bundle: {configMap: policy}}", "pdp.bundle.configMap"),
+    Wrong("a number as text", "pdp: {replicas: '3'}", "pdp.replicas"),
+    Wrong("half a pod", "pdp: {replicas: 1.5}", "pdp.replicas"),
+    Wrong("no pods", "pdp: {replicas: 0}", "pdp.replicas"),
+    Wrong("a truth as text", "injector: {enabled: 'yes'}", "injector.enabled"),
+    Wrong("no such store", "pdp: {store: {kind: mysql}}", "pdp.store.kind"),
+    Wrong("no such source", "pdp: {bundle: {from: git}}", "pdp.bundle.from"),
+    Wrong("no such setting", "pdp: {settings: {max_stalenes_s: 5}}", "pdp.settings.max_stalenes_s"),
+    Wrong("a setting that is the chart's", "pdp: {settings: {listen: '0.0.0.0:1'}}", "pdp.settings.listen"),
+    Wrong("a short digest", "image: {digest: 'sha256:abc'}", "image.digest"),
+    Wrong("a digest in the repository", "image: {repository: 'r.example/exequatur@sha256:abc'}", "image.repository"),
+    Wrong("a repository in capitals", "image: {repository: 'r.example/Exequatur'}", "image.repository"),
+    Wrong("never pulled", "image: {pullPolicy: Sometimes}", "image.pullPolicy"),
+    Wrong("a trust domain that is an address", "trustDomain: 'spiffe://example.org'", "trustDomain"),
+    Wrong("an opener without scheme", "pdp: {openers: [example.org/orchestrator]}", "pdp.openers"),
+    Wrong("an opener that is all", "pdp: {openers: ['*']}", "pdp.openers"),
+    Wrong("an opener of another's", "ledger: {auditors: ['spiffe://']}", "ledger.auditors"),
+    Wrong("a size without unit", "ledger: {volume: {size: 50}}", "ledger.volume.size"),
+    Wrong("a size in words", "pdp: {spool: lots}", "pdp.spool"),
+    Wrong("a duration in days", "certificates: {certManager: {duration: 90d}}", "certificates.certManager.duration"),
+    Wrong("no such issuer", "certificates: {certManager: {issuer: {kind: ClusterIsuer}}}", "certificates.certManager.issuer.kind"),
+    Wrong("a service account without namespace", "agents: {reader: {serviceAccounts: [reader]}}", "agents.reader.serviceAccounts"),
+    Wrong("an agent of nobody", "agents: {reader: {serviceAccounts: []}}", "agents.reader.serviceAccounts"),
+    Wrong("an agent without doors", "agents: {reader: {doors: null}}", "agents.reader"),
+    Wrong("a session source that is none", "agents: {reader: {sessions: [whatever]}}", "agents.reader.sessions"),
+    Wrong("a door in capitals", "agents: {reader: {doors: {Git: {kind: mcp, enforced: false, command: [x]}}}}", "agents.reader.doors"),
+    Wrong("a long door", "agents: {reader: {doors: {a-name-of-more-than-twenty: {kind: mcp, enforced: false, command: [x]}}}}", "agents.reader.doors"),
+    Wrong("a door of another kind", "agents: {reader: {doors: {web: {kind: http, enforced: false}}}}", "agents.reader.doors.web"),
+    Wrong("an MCP door without command", "agents: {reader: {doors: {git: {kind: mcp, enforced: false}}}}", "agents.reader.doors.git"),
+    Wrong("an MCP door that does not say", "agents: {reader: {doors: {git: {kind: mcp, command: [x]}}}}", "agents.reader.doors.git"),
+    Wrong("an MCP door called grpc", "agents: {reader: {doors: {grpc: {kind: mcp, enforced: false, command: [x]}}}}", "agents.reader.doors.grpc"),
+    Wrong("a verifier key that is none", "ledger: {verifierKeys: {main: abc}}", "ledger.verifierKeys.main"),
+    Wrong("an origin with a blank", "ledger: {origin: 'our log'}", "ledger.origin"),
+    Wrong("a network that is none", "networkPolicy: {orchestrators: [{cidr: 10.0.0.0}]}", "networkPolicy.orchestrators"),
+    Wrong("a network that is too large", "networkPolicy: {orchestrators: [{cidr: 10.0.0.300/24}]}", "networkPolicy.orchestrators"),
+    Wrong("a peer that is nobody", "networkPolicy: {monitoring: [{}]}", "networkPolicy.monitoring"),
+    Wrong("a peer that is everybody", "networkPolicy: {monitoring: [{podLabels: {app: prometheus}}]}", "networkPolicy.monitoring"),
+    Wrong("a place without ports", "networkPolicy: {bundles: [{cidr: 192.0.2.0/24}]}", "networkPolicy.bundles"),
+    Wrong("an unknown risk", "iAcceptRisk: [everything]", "iAcceptRisk"),
+    Wrong("failing open, which is no value", "injector: {failurePolicy: Ignore}", "injector.failurePolicy"),
+    Wrong("other security, which is no value", "pdp: {securityContext: {privileged: true}}", "pdp.securityContext"),
+    Wrong("plain text, which is no value", "pdp: {settings: {unsafe_plaintext: true}}", "pdp.settings.unsafe_plaintext"),
+    Wrong("policy that nobody signed", "pdp: {settings: {unsafe_unsigned: true}}", "pdp.settings.unsafe_unsigned"),
+    Wrong("another selector, which is no value", "injector: {namespaceSelector: {}}", "injector.namespaceSelector"),
+]  # fmt: skip
+UNFIT = [
+    Wrong("no image", "image: {repository: ''}", "image.repository"),
+    Wrong("neither digest nor tag", "image: {digest: ''}", "image.digest"),
+    Wrong("no trust domain", "trustDomain: ''", "trustDomain"),
+    Wrong("no issuer", "certificates: {certManager: {issuer: {name: ''}}}", "certificates.certManager.issuer.name"),
+    Wrong("no certificate", "certificates: {source: secret, secrets: {ledger: a, injector: b}}", "certificates.secrets.pdp"),
+    Wrong("nobody trusts the injector", "certificates: {source: secret, secrets: {pdp: a, ledger: b, injector: c}}", "certificates.caBundle"),
+    Wrong("no bundle", "pdp: {bundle: {name: ''}}", "pdp.bundle.name"),
+    Wrong("a bundle from nowhere", "pdp: {bundle: {from: url, name: ''}}", "pdp.bundle.url"),
+    Wrong("a bundle in plain text", "pdp: {bundle: {from: url, name: '', url: 'http://policy.example/a.tar.gz'}}", "pdp.bundle.url"),
+    Wrong("a bundle from two places", "pdp: {bundle: {url: 'https://policy.example/a.tar.gz'}}", "pdp.bundle.url"),
+    Wrong("no keys", "pdp: {keys: {configMap: ''}}", "pdp.keys.configMap"),
+    Wrong("several on SQLite", "pdp: {replicas: 3}", "pdp.replicas", "postgresql"),
+    Wrong("scaled on SQLite", "pdp: {autoscaling: {enabled: true}}", "pdp.autoscaling", "postgresql"),
+    Wrong("scaled backwards", "pdp: {autoscaling: {enabled: true, minReplicas: 5, maxReplicas: 3}, store: {kind: postgresql, postgresql: {secret: x}}}", "pdp.autoscaling"),
+    Wrong("no database", "pdp: {store: {kind: postgresql}}", "pdp.store.postgresql.secret"),
+    Wrong("no ledger", "ledger: {enabled: false}", "ledger.address"),
+    Wrong("two ledgers", "ledger: {address: 'ledger.example:7071'}", "ledger.address"),
+    Wrong("a ledger without name", "ledger: {origin: ''}", "ledger.origin"),
+    Wrong("a ledger without key", "ledger: {keySecret: ''}", "ledger.keySecret"),
+    Wrong("an injector for nobody", "agents: null", "agents"),
+    Wrong("one account, two agents", "agents: {reader: {serviceAccounts: [team-a/coder]}}", "agents"),
+    Wrong("fenced, and nothing allowed to resolve", "injector: {uidRules: {enabled: true, agentMay: ['10.0.0.0/8']}}", "injector.uidRules.agentMay"),
+]  # fmt: skip
+RISKY = [
+    Wrong("an image by tag", "image: {digest: '', tag: v1}", "image.tag", "", "mutable-image"),
+    Wrong("a server by tag", "agents: {analyst: {doors: {mail: {image: 'r.example/mail:1'}}}}", "agents.analyst.doors.mail.image", "", "mutable-image"),
+    Wrong("nobody checks the ledger", "ledger: {verifierKeys: null}", "ledger.verifierKeys", "", "unchecked-ledger"),
+    Wrong("no network policies", "networkPolicy: {enabled: false}", "networkPolicy.enabled", "", "no-network-policy"),
+    Wrong("everywhere", "networkPolicy: {bundles: [{cidr: 0.0.0.0/0, ports: [443]}]}", "networkPolicy.bundles", "", "wide-egress"),
+    Wrong("an agent that goes everywhere", "agents: {analyst: {egress: [{cidr: '::/0', ports: [443]}]}}", "agents.analyst.egress", "", "wide-egress"),
+    Wrong("fenced in by everything", "injector: {uidRules: {enabled: true, agentMay: ['0.0.0.0/0:443'], dns: [10.96.0.10]}}", "injector.uidRules.agentMay", "", "wide-egress"),
+    Wrong("a door beside a door", "agents: {coder: {doors: {git: {toolChecksIdentity: false}}}}", "agents.coder.doors.git", "", "shared-network"),
+    Wrong("a token for the cluster", "agents: {coder: {serviceAccountToken: true}}", "agents.coder.serviceAccountToken", "", "service-account-token"),
+    Wrong("stopped at once", "pdp: {preStopSeconds: 0}", "pdp.preStopSeconds", "", "abrupt-stop"),
+    Wrong("the ledger stopped at once", "ledger: {preStopSeconds: 0}", "ledger.preStopSeconds", "", "abrupt-stop"),
+    Wrong("no limits", "pdp: {resources: {limits: {memory: null}}}", "pdp.resources.limits", "", "no-limits"),
+    Wrong("one injector", "injector: {replicas: 1}", "injector.replicas", "", "one-replica"),
+]  # fmt: skip
+each = pytest.mark.parametrize
+FRAME = re.compile(
+    r"^(level=\S+ .*|Error: values don't meet the specifications of the schema\(s\) in the following chart\(s\):"
+    r"|exequatur:|Use --debug flag to render out invalid YAML|)$"
+)
+
+
+def refusal(wrong: Wrong, *risks: str) -> str:
+    values = yaml.safe_load(wrong.values)
+    with pytest.raises(RefusedError) as caught:
+        render(BASE, values={**values, **({"iAcceptRisk": risks} if risks else {})})
+    lines = [line for line in str(caught.value).splitlines() if not FRAME.match(line)]
+    assert len(lines) == 1, str(caught.value)
+    return lines[0]
+
+
+def names(line: str, path: str) -> bool:
+    """Tell whether a line names `path` as we do, or as helm does: the object, and the member that it does not know."""
+    parent, _, last = path.rpartition(".")
+    as_helm = "/" + path.replace(".", "/")
+    above = "/" + parent.replace(".", "/") if parent else ""
+    return f"`{path}" in line or f"'{as_helm}" in line or (f"'{above}'" in line and f"'{last}'" in line)
+
+
+@each("wrong", [*MISSPELT, *UNFIT, *RISKY], ids=lambda wrong: wrong.name)
+def test_wrong_values_are_refused_in_one_line_that_names_them(wrong):
+    line = refusal(wrong)
+    assert names(line, wrong.path), line
+    assert wrong.words in line
+    assert wrong.risk in line
+    assert len(line) < 300
+
+
+@each("wrong", RISKY, ids=lambda wrong: wrong.name)
+def test_an_accepted_risk_is_taken_and_no_other(wrong):
+    others = [risk for risk in risks() if risk != wrong.risk]
+    refusal(wrong, *others)
+    assert objects(render(BASE, values={**yaml.safe_load(wrong.values), "iAcceptRisk": [wrong.risk]}))
+
+
+def test_every_risk_is_tried_and_said():
+    assert {wrong.risk for wrong in RISKY} == set(risks())
+    values = (CHART / "values.yaml").read_text()
+    for risk in risks():
+        assert re.search(rf"^#   {risk} +\S", values, re.MULTILINE), risk
+
+
+def test_there_are_fifty():
+    assert len({wrong.name for wrong in [*MISSPELT, *UNFIT, *RISKY]}) >= 50
+
+
+def test_without_values_nothing_is_rendered():
+    done = helm("template", "exequatur", str(CHART))
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_what_was_wrong_is_right_without_it():
+    assert objects(render(BASE))
+
+
+def risks() -> list[str]:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    return list(schema["properties"]["iAcceptRisk"]["items"]["enum"])

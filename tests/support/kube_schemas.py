@@ -1,0 +1,93 @@
+"""What Kubernetes takes, offline: the schemas of its own kinds, and of the few others that the chart may render.
+
+Both strictly: a field that the schema does not know is a fault, since an API server would drop it without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import kubernetes_validate
+import yaml
+from kubernetes_validate import utils
+
+OLDEST, NEWEST = "1.33", kubernetes_validate.latest_version()
+
+# The library reads 1.4 MB of definitions for each object.
+utils.schema_contents = functools.cache(utils.schema_contents)
+
+_CERT_MANAGER: Final = ("github.com/cert-manager/cert-manager", "v1.21.2", "deploy/crds")
+_PROMETHEUS: Final = (
+    "github.com/prometheus-operator/prometheus-operator",
+    "v0.88.0",
+    "example/prometheus-operator-crd",
+)
+OTHERS: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
+    "Certificate": (_CERT_MANAGER, "cert-manager.io_certificates.yaml"),
+    "Issuer": (_CERT_MANAGER, "cert-manager.io_issuers.yaml"),
+    "ServiceMonitor": (_PROMETHEUS, "monitoring.coreos.com_servicemonitors.yaml"),
+    "PodMonitor": (_PROMETHEUS, "monitoring.coreos.com_podmonitors.yaml"),
+    "PrometheusRule": (_PROMETHEUS, "monitoring.coreos.com_prometheusrules.yaml"),
+}
+"""The kinds that are not Kubernetes' own: whose Go module defines each, and in which file."""
+
+
+@functools.cache
+def _module(name: str, version: str) -> Path:
+    """Give the folder of a Go module, which is fetched the first time."""
+    with tempfile.TemporaryDirectory(prefix="ex-") as empty:
+        done = subprocess.run(
+            ["go", "mod", "download", "-json", f"{name}@{version}"],
+            cwd=empty,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return Path(json.loads(done.stdout)["Dir"])
+
+
+def definition(kind: str) -> Path:
+    """Give the file of one of `OTHERS`' definitions."""
+    (name, version, folder), file = OTHERS[kind]
+    return _module(name, version) / folder / file
+
+
+@functools.cache
+def _other(kind: str, version: str) -> Any:
+    spec = yaml.load(definition(kind).read_text(), Loader=yaml.CSafeLoader)["spec"]
+    (schema,) = [item["schema"]["openAPIV3Schema"] for item in spec["versions"] if item["name"] == version]
+    assert spec["names"]["kind"] == kind
+    return jsonschema.Draft202012Validator(_strict({**schema, "title": spec["group"]}))
+
+
+def _strict(schema: Any) -> Any:
+    """Turn Kubernetes' dialect into JSON Schema that refuses what it does not know."""
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: _strict(value) for name, value in schema.items() if name != "properties"}
+    if schema.get("x-kubernetes-int-or-string"):
+        kept["type"] = ["integer", "string"]
+    if isinstance(schema.get("properties"), dict):
+        kept["properties"] = {name: _strict(value) for name, value in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            kept.setdefault("additionalProperties", False)
+            if "apiVersion" in schema["properties"]:
+                kept["properties"]["metadata"] = {"type": "object"}
+    return kept
+
+
+def validate(item: Mapping[str, Any], version: str) -> None:
+    """See that Kubernetes `version` knows all of `item`; raises `jsonschema.ValidationError`."""
+    if item["kind"] in OTHERS:
+        _other(item["kind"], item["apiVersion"].partition("/")[2]).validate(item)
+    else:
+        kubernetes_validate.validate(dict(item), version, strict=True)
