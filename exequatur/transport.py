@@ -188,7 +188,8 @@ class Server:
 
         A `mounted` one is for whoever sees it (0666): its folder is on a mount that one agent alone has, read-only.
         """
-        make_way(path, mounted=mounted)
+        own_folder(path.parent, make=mounted)
+        make_way(path)
         self._identity = identity
         before = os.umask(0o177)
         try:
@@ -311,21 +312,24 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
     return held, f"{host}:{real}"
 
 
-def make_way(path: Path, *, mounted: bool) -> None:
-    """See that a socket may be put at `path`, and take away one that nobody listens on. Raises `ListenError`.
+def own_folder(folder: Path, *, make: bool) -> None:
+    """See that `folder` is ours and writable by nobody else, or anybody could put another socket in its place.
 
-    The folder must belong to us and be writable by nobody else, or anybody could put another socket in its place. That
-    of a `mounted` socket we make ourselves, since what it is mounted with is everybody's; others may only pass it.
+    With `make` we make it, for all to pass and nobody to list: what is mounted is everybody's. Raises `ListenError`.
     """
-    if mounted:
-        path.parent.mkdir(mode=0o711, exist_ok=True)
-        if path.parent.is_symlink():
-            raise ListenError(f"`{path.parent}` must be a folder, and is a link: remove it")
-    folder = path.parent.stat()
-    if folder.st_uid != os.getuid() or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ListenError(f"`{path.parent}` must belong to this user and be writable by nobody else")
-    if mounted:
-        path.parent.chmod(0o711)  # whatever our umask is
+    if make:
+        folder.mkdir(mode=0o711, exist_ok=True)
+        if folder.is_symlink():
+            raise ListenError(f"`{folder}` must be a folder, and is a link: remove it")
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ListenError(f"`{folder}` must belong to this user and be writable by nobody else")
+    if make:
+        folder.chmod(0o711)  # whatever our umask is
+
+
+def make_way(path: Path) -> None:
+    """Take away a socket at `path` that nobody listens on. Raises `ListenError` where one does, or none can be."""
     if len(os.fsencode(path)) > 100:  # noqa: PLR2004  sockaddr_un holds 108 bytes
         raise ListenError(f"`{path}` is too long for a socket: at most 100 bytes")
     if _answers(path):

@@ -1,6 +1,7 @@
 """The door around a stdio MCP server: `exequatur sidecar mcp --server NAME [--socket PATH] -- COMMAND...`.
 
-The gate runs here, where the bytes are forwarded; decisions come from the sidecar behind `--socket`. Rules:
+The gate runs here, where the bytes are forwarded; decisions come from the sidecar behind `--socket`. With `--listen`
+clients come over a socket, each with a server of its own: see `mcp_socket`. Rules:
 - When the client goes, a signal comes or the server dies, every call in flight is answered and settled, and the server
   and all that it started are ended. Nothing is left running.
 - The server's standard error is the client's to read; ours is on it too, each line beginning with `exequatur:`.
@@ -17,6 +18,8 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from exequatur.client import AsyncClient
@@ -36,28 +39,52 @@ EXIT_S: Final = 0.75
 SERVER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-async def run(server: str, socket: str, command: Sequence[str]) -> int:
-    """Run COMMAND behind the gate until the client or the server goes; returns the exit code."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What stands behind the gate: the server's name in the registry, the sidecar's socket, the server's command."""
+
+    server: str
+    socket: str
+    command: Sequence[str]
+
+    async def start(self) -> asyncio.subprocess.Process | None:
+        """Start the server, or say why it cannot be."""
+        try:
+            # A session of its own, so that whatever the server starts can be ended with it.
+            return await asyncio.create_subprocess_exec(
+                *self.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            warn(f"{quoted(self.command[0])} cannot be started: {(error.strerror or str(error)).lower()}")
+            return None
+
+
+async def run(door: Door, stop: asyncio.Event) -> int:
+    """Serve the client on standard input and output until it or the server goes; returns the exit code."""
     try:
         from_client, to_client = await _standard_streams()
-        # A session of its own, so that whatever the server starts can be ended with it.
-        child = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
-        )
-    except OSError as error:
-        warn(f"{quoted(command[0])} cannot be started: {(error.strerror or str(error)).lower()}")
-        return GONE
     except ValueError:
         warn("standard input and output must be pipes: this is run by an MCP client")
         return USAGE
+    child = await door.start()
+    return GONE if child is None else await join(door, child, from_client, to_client, stop)
+
+
+async def join(
+    door: Door,
+    child: asyncio.subprocess.Process,
+    from_client: asyncio.StreamReader,
+    to_client: asyncio.StreamWriter,
+    stop: asyncio.Event,
+    *,
+    heard: bytes = b"",
+) -> int:
+    """Put the gate between a client and the server `child` until one of them goes; `heard` was read already."""
     assert child.stdin is not None
     assert child.stdout is not None
-    decisions = AsyncClient(f"unix:{socket}")
-    shim = Shim(server, decisions, to_client, child.stdin)
-    client = asyncio.create_task(_pump_client(from_client, shim))
+    decisions = AsyncClient(f"unix:{door.socket}")
+    shim = Shim(door.server, decisions, to_client, child.stdin)
+    client = asyncio.create_task(_pump_client(from_client, shim, heard))
     upstream = asyncio.create_task(_pump_server(child.stdout, shim))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -76,15 +103,20 @@ async def run(server: str, socket: str, command: Sequence[str]) -> int:
         await _end(child)
         await decisions.close()
         to_client.close()
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            await asyncio.wait_for(to_client.wait_closed(), EXIT_S)  # a client that does not read is not waited for
+        with contextlib.suppress(ConnectionError):
+            try:
+                await asyncio.wait_for(to_client.wait_closed(), EXIT_S)
+            except TimeoutError:
+                to_client.transport.abort()  # a client that does not read is not waited for
 
 
-async def _pump_client(reader: asyncio.StreamReader, shim: Shim) -> None:
+async def _pump_client(reader: asyncio.StreamReader, shim: Shim, data: bytes) -> None:
     lines = mcp.Lines(mcp.CLIENT_LINE_BYTES)
-    while data := await reader.read(2**16):
-        for line in lines.feed(data):
-            shim.from_client(line)
+    with contextlib.suppress(ConnectionError):
+        while data := data or await reader.read(2**16):
+            for line in lines.feed(data):
+                shim.from_client(line)
+            data = b""
 
 
 async def _pump_server(reader: asyncio.StreamReader, shim: Shim) -> None:
@@ -133,10 +165,36 @@ async def _exited(child: asyncio.subprocess.Process) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Read the command line and run; returns the exit code."""
     own, separator, command = _split(argv)
+    parser = _parser()
+    options = parser.parse_args(own)
+    if not separator or not command:
+        parser.error("give the server's command after `--`")
+    if not SERVER_NAME.fullmatch(options.server):
+        parser.error("NAME has letters, digits, `.`, `_` and `-`, at most 64")
+    if not options.socket:
+        parser.error("give the sidecar's socket: --socket PATH or EXEQUATUR_SOCKET")
+    if options.shim and not options.listen:
+        parser.error("--shim is for clients that come over a socket: give --listen PATH too")
+    door = Door(options.server, options.socket, command)
+    return asyncio.run(_main(door, options.listen, options.shim))
+
+
+async def _main(door: Door, listen: Path | None, program: Path | None) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if listen is None:
+        return await run(door, stop)
+    from sidecar.doors import mcp_socket  # noqa: PLC0415  what each agent starts must start fast
+
+    return await mcp_socket.serve(door, listen, program, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exequatur sidecar mcp",
         description="Put a stdio MCP server behind the gate.",
-        usage="%(prog)s --server NAME [--socket PATH] -- COMMAND [ARGUMENT ...]",
+        usage="%(prog)s --server NAME [--socket PATH] [--listen PATH [--shim PATH]] -- COMMAND [ARGUMENT ...]",
         allow_abbrev=False,
     )
     parser.add_argument("--server", required=True, metavar="NAME", help="the server's name in the tool registry")
@@ -146,14 +204,17 @@ def main(argv: Sequence[str]) -> int:
         default=os.environ.get("EXEQUATUR_SOCKET"),
         help="the sidecar's socket for this agent (EXEQUATUR_SOCKET where it is not given)",
     )
-    options = parser.parse_args(own)
-    if not separator or not command:
-        parser.error("give the server's command after `--`")
-    if not SERVER_NAME.fullmatch(options.server):
-        parser.error("NAME has letters, digits, `.`, `_` and `-`, at most 64")
-    if not options.socket:
-        parser.error("give the sidecar's socket: --socket PATH or EXEQUATUR_SOCKET")
-    return asyncio.run(run(options.server, options.socket, command))
+    parser.add_argument(
+        "--listen",
+        metavar="PATH",
+        type=Path,
+        help="take clients over this socket, whose folder one agent alone has mounted, read-only; unset takes the one"
+        " on standard input",
+    )
+    parser.add_argument(
+        "--shim", metavar="PATH", type=Path, help="where to put the program that joins an MCP client to that socket"
+    )
+    return parser
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
