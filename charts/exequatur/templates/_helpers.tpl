@@ -70,13 +70,16 @@ spiffe://{{ (index . 0).Values.trustDomain }}/ns/{{ index $at 0 }}/sa/{{ index $
 {{- $all | uniq | sortAlpha | toJson -}}
 {{- end }}
 
-{{/* The service accounts of agents that have an enforced door; JSON. */}}
+{{/* What is enforced as the decision point knows it, IDENTITY@KIND of a door; JSON. */}}
 {{- define "exequatur.enforced" -}}
+{{- $kinds := dict "grpc" "grpc" "mcp" "mcp_stdio" -}}
 {{- $all := list -}}
-{{- range .Values.agents -}}
-{{- $enforced := false -}}
-{{- range .doors }}{{ if .enforced }}{{ $enforced = true }}{{ end }}{{ end -}}
-{{- if $enforced }}{{ $all = concat $all .serviceAccounts }}{{ end -}}
+{{- range $agent := .Values.agents -}}
+{{- range $door := $agent.doors -}}
+{{- if $door.enforced -}}
+{{- range $agent.serviceAccounts }}{{ $all = append $all (printf "%s@%s" (include "exequatur.identity" (list $ .)) (get $kinds $door.kind)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $all | uniq | sortAlpha | toJson -}}
 {{- end }}
@@ -152,6 +155,19 @@ securityContext:
     drop: [ALL]
   seccompProfile:
     type: RuntimeDefault
+{{- end }}
+
+{{/* Over zones, then nodes, each revision for itself: (list . "pdp" "required") */}}
+{{- define "exequatur.spread" -}}
+{{- $me := . -}}
+{{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: {{ eq (index $me 2) "required" | ternary "DoNotSchedule" "ScheduleAnyway" }}
+  labelSelector:
+    matchLabels: {{- include "exequatur.selector" $me | nindent 6 }}
+  matchLabelKeys: [pod-template-hash]
+{{- end }}
 {{- end }}
 
 {{/* Probes by gRPC's health protocol, on the port for that alone; dead and not ready are two questions. */}}

@@ -34,7 +34,7 @@
 - --operators={{ . }}
 {{- end }}
 {{- range (include "exequatur.enforced" . | fromJsonArray) }}
-- --enforced={{ include "exequatur.identity" (list $ .) }}
+- --enforced={{ . }}
 {{- end }}
 - --ledger={{ include "exequatur.ledger.address" . }}
 {{- if .Values.ledger.verifierKeys }}
