@@ -27,7 +27,8 @@ from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.errors import TrustError
 from exequatur.trust.log_keys import parse_log_keys
-from pdp.control.store import Store, StoreError
+from pdp.control.opening import open_store
+from pdp.control.store import StoreError
 from pdp.crew import LINE_BYTES
 from pdp.metrics import BundleMetrics, Together
 from pdp.orders import Orders
@@ -99,7 +100,7 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
 async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, metrics: Path, address: str) -> None:
     """Supervise workers on `address` that count into `metrics`. Raises `StartError`."""
     try:
-        store = Store(settings.state)
+        store = open_store(settings.state, settings.database)
     except StoreError as error:
         raise daemon.StartError(str(error)) from None
     ours = BundleMetrics([feed.tenant for feed in settings.feeds])

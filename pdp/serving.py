@@ -17,6 +17,7 @@ from exequatur.spool import Spool, SpoolError
 from pdp import status
 from pdp.api import bundle, decision, session
 from pdp.api.calls import Calls
+from pdp.control.opening import open_store
 from pdp.control.store import Store, StoreError
 from pdp.orders import Orders
 from pdp.rounds import Rules
@@ -96,7 +97,7 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
         and index % settings.workers == number
     ]
     try:
-        return Store(settings.state), [
+        return open_store(settings.state, settings.database), [
             Spool.open(folder, identity=name) for folder in (settings.state / f"spool-{number}", *left)
         ]
     except (StoreError, SpoolError) as error:

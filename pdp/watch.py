@@ -29,7 +29,7 @@ from exequatur.trust.errors import (
 from pdp.activation import ACTIVE, Order, Refused
 from pdp.bundle.source import Found, Source, open_bundle, read_archive_file
 from pdp.candidate import Candidate
-from pdp.control.store import FloorError, StoreError
+from pdp.control.store import FloorError, OlderError, StoreError
 from pdp.placing import Trusted
 from pdp.settings import REMOTE, Feed
 from pdp.slot import Held, Shared, Slot
@@ -318,6 +318,8 @@ class Watch:
         try:
             if coming.bundle.signed:
                 self._shared.store.raise_floor(self.tenant, Floor(order.sequence, coming.bundle.digest))
+        except OlderError as error:  # another replica heard of the newer one first
+            raise Refused(str(error)) from None
         except FloorError as error:
             self._shared.alarm(
                 f"tenant `{self.tenant}`: somebody else who has this store serves another bundle: {error}"

@@ -297,8 +297,7 @@ class Conveyor:
             done = self._begin(view)
             work(done)
         if done.book.changes:
-            with self._store.writing() as writing:
-                writing.write(done.book.changes)
+            self._store.write(done.book.changes)
         return done
 
     def _begin(self, view: View) -> Round:
@@ -386,9 +385,10 @@ class Conveyor:
             if not self._record(swept.records):
                 self._undo(swept)
             if self._swept - self._pruned >= PRUNE_S:
-                self._pruned = self._swept
                 with self._store.writing() as writing:
-                    writing.prune(self._now())
+                    more = writing.prune(self._now())
+                if not more:
+                    self._pruned = self._swept
         except StoreError as error:
             self._metrics.store_errors.inc()
             log.error("the store failed: %s", error)  # noqa: TRY400  the sentence says it all

@@ -1,21 +1,20 @@
-"""The store: sessions, reservations, given answers and bundle floors, in SQLite (WAL, every commit synced).
+"""The store: sessions, reservations, given answers and bundle floors, in a file or in a database that many share.
 
-Rules: one write is one transaction, all or nothing. A session is replaced only in the version that was read; whoever
-comes too late gets `RaceError` and judges again inside `writing`, where nobody else writes, so that it always ends.
-Writers wait for a lock file, which wakes them at once and in turn; SQLite's own handler sleeps and polls. A `Store`
-belongs to one thread.
+Rules: one write is one transaction, all or nothing, and durable when it ends. A session is replaced only in the version
+that was read; whoever comes too late gets `RaceError` and judges again inside `writing`, where nobody else writes, so
+that it always ends. What a database alone can do is in `sqlite.py` and `postgresql.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
+import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -27,14 +26,17 @@ from pdp.control.tables import AnswerKey, Instance
 from pdp.model import Reservation, Session
 
 SCHEMA_VERSION: Final = 2
-BUSY_MS: Final = 5000
-"""How long to wait for a lock that our lock file does not guard (a backup, say), in milliseconds."""
-
 KNOWN: Final = 4096
 """How many sessions are kept as values, each in the version that was read: some kilobytes each."""
 
 KEEP: Final = timedelta(days=1)
 """How long what is over is kept, so that a late caller is told what happened."""
+
+PRUNED: Final = 2000
+"""How much of what is over is forgotten at once: others wait meanwhile, some ten milliseconds."""
+
+_RETRIED: Final = ("40001", "40P01")
+"""The SQLSTATEs of a transaction that the database ended because of another one."""
 
 
 class StoreError(Exception):
@@ -46,7 +48,36 @@ class RaceError(StoreError):
 
 
 class FloorError(StoreError):
-    """A bundle must not come into force: it is older than the one that did, or another one of its number."""
+    """A bundle must not come into force: another one of its number did."""
+
+
+class OlderError(FloorError):
+    """A bundle must not come into force: a newer one did."""
+
+
+class Kind(Enum):
+    """What a transaction is for."""
+
+    READING = auto()
+    """To read one consistent state, without waiting for writers."""
+    WRITING = auto()
+    """To write what was read before, beside others who do, each of it in the version that was read."""
+    ALONE = auto()
+    """To read and write while nobody else writes."""
+
+
+class Database(Protocol):
+    """Where the tables are. Used by one thread at a time."""
+
+    @property
+    def life(self) -> int:
+        """Another number once the database may have lost what it knew: what was read before counts no more."""
+
+    def transaction(self, kind: Kind) -> AbstractContextManager[sa.Connection]:
+        """Run one transaction: durable when the context ends, undone if it raises. Raises `StoreError`."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 @dataclass(slots=True)
@@ -73,7 +104,8 @@ class View:
 
     def sessions(self, ids: Collection[str]) -> dict[str, Session]:
         """Read sessions by id."""
-        rows = self._rows(tables.SESSION_BY_ID, ids=list(ids)) if ids else ()
+        ids = _texts(ids)
+        rows = self._rows(tables.SESSION_BY_ID, ids=ids) if ids else ()
         return {row.id: self._session(row) for row in rows}
 
     def open_sessions(self, instances: Collection[Instance]) -> dict[Instance, Session]:
@@ -89,7 +121,8 @@ class View:
 
     def reservations(self, decision_ids: Collection[str]) -> dict[str, Held]:
         """Read reservations by their decision's id."""
-        rows = self._rows(tables.RESERVATION_BY_ID, ids=list(decision_ids)) if decision_ids else ()
+        ids = _texts(decision_ids)
+        rows = self._rows(tables.RESERVATION_BY_ID, ids=ids) if ids else ()
         return {row.decision_id: tables.held_of(row) for row in rows}
 
     def overdue(self, now: datetime, limit: int, sessions: Collection[str] | None = None) -> dict[str, Held]:
@@ -120,7 +153,7 @@ class View:
         return known
 
     def _rows(self, statement: sa.Executable, **parameters: Any) -> Sequence[Any]:
-        with _store_errors():
+        with store_errors():
             return self._connection.execute(statement, parameters).all()
 
 
@@ -134,7 +167,7 @@ class Writing(View):
 
     def write(self, changes: Changes) -> None:
         """Write all of `changes`; raises `RaceError` where something is not as it was read."""
-        with _store_errors():
+        with store_errors():
             self._sessions(changes)
             self._reservations(changes)
             if changes.dropped_answers:
@@ -148,12 +181,15 @@ class Writing(View):
                     ],
                 )
 
-    def prune(self, now: datetime) -> None:
-        """Forget reservations and answers that have been over for a day. Sessions stay: their labels are inherited."""
-        before = {"before": tables.micros(now - KEEP)}
-        with _store_errors():
-            self._connection.execute(tables.PRUNE_RESERVATIONS, before)
-            self._connection.execute(tables.PRUNE_ANSWERS, before)
+    def prune(self, now: datetime) -> bool:
+        """Forget reservations and answers that have been over for a day; says whether there may be more of them.
+
+        Sessions stay: their labels are inherited.
+        """
+        before = {"before": tables.micros(now - KEEP), "limit": PRUNED}
+        with store_errors():
+            gone = [self._connection.execute(each, before).rowcount for each in tables.PRUNE]
+        return max(gone) >= PRUNED
 
     def _sessions(self, changes: Changes) -> None:
         if changes.sessions:
@@ -183,50 +219,39 @@ class Writing(View):
 
 
 class Store:
-    """A store in a folder. Opening makes what is missing and refuses a store of another version."""
+    """A store in a database. One thread uses it at a time; others wait."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open `folder/store.sqlite`; raises `StoreError`."""
+    def __init__(self, database: Database) -> None:
+        """Keep everything in `database`, which has our tables."""
+        self._database = database
         self._known: dict[str, Session] = {}
-        self._mode = "BEGIN"
-        self._engine = sa.create_engine(
-            f"sqlite:///{folder / 'store.sqlite'}",
-            poolclass=sa.pool.StaticPool,
-            connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000},
-            hide_parameters=True,
-        )
-        sa.event.listen(self._engine, "connect", _prepare)
-        sa.event.listen(self._engine, "begin", self._begin)
-        try:
-            self._lock = os.open(folder / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(f"`{folder}` cannot hold a store: {(error.strerror or '').lower()}") from None
-        with _store_errors(f"the store in `{folder}` cannot be opened, its disk may be full or failing"):
-            self._connection = self._engine.connect()
-        with self._writing() as connection, _store_errors():
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version not in (0, SCHEMA_VERSION):
-                raise StoreError(f"the store in `{folder}` has version {version}, this program knows {SCHEMA_VERSION}")
-            tables.META.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._life = database.life
+        self._turn = threading.Lock()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[View]:
         """Read one consistent state, without waiting for writers."""
-        with self._transaction("BEGIN") as connection:
+        with self._transaction(Kind.READING) as connection:
             yield View(connection, self._known)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:
         """Read and write alone; what was written is durable when the context ends, and undone if it raises."""
-        with self._writing() as connection:
+        with self._transaction(Kind.ALONE) as connection:
             writing = Writing(connection, self._known)
             yield writing
         self._known.update(writing.written)
 
+    def write(self, changes: Changes) -> None:
+        """Write what follows from a `reading`, beside others; raises `RaceError` where something is not as it was."""
+        with self._transaction(Kind.WRITING) as connection:
+            writing = Writing(connection, self._known)
+            writing.write(changes)
+        self._known.update(writing.written)
+
     def floor(self, tenant: str) -> Floor | None:
         """Read the newest bundle that was accepted for `tenant`."""
-        with self._transaction("BEGIN") as connection, _store_errors():
+        with self._transaction(Kind.READING) as connection, store_errors():
             row = connection.execute(sa.select(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant)).one_or_none()
         return None if row is None else Floor(row.sequence, row.digest)
 
@@ -235,14 +260,14 @@ class Store:
 
         Whoever shares this store agrees: of two bundles with one number, one alone is ever the floor.
         """
-        with self._writing() as connection, _store_errors():
+        with self._transaction(Kind.ALONE) as connection, store_errors():
             old = connection.execute(sa.select(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant)).one_or_none()
             if old is None:
                 connection.execute(
                     sa.insert(tables.FLOORS), {"tenant": tenant, "sequence": floor.sequence, "digest": floor.digest}
                 )
             elif old.sequence > floor.sequence:
-                raise FloorError(f"sequence {floor.sequence} after {old.sequence}: a newer bundle came into force")
+                raise OlderError(f"sequence {floor.sequence} after {old.sequence}: a newer bundle came into force")
             elif old.sequence < floor.sequence:
                 connection.execute(
                     sa.update(tables.FLOORS).where(tables.FLOORS.c.tenant == tenant),
@@ -253,75 +278,46 @@ class Store:
 
     def halted(self, tenant: str) -> dict[bytes, str]:
         """Read which candidates of `tenant` were halted, by digest, and why."""
-        with self._transaction("BEGIN") as connection, _store_errors():
+        with self._transaction(Kind.READING) as connection, store_errors():
             rows = connection.execute(sa.select(tables.HALTED).where(tables.HALTED.c.tenant == tenant)).all()
         return {row.digest: row.reason for row in rows}
 
     def halt(self, tenant: str, digest: bytes, reason: str) -> None:
         """Never again try this candidate of `tenant`; the first reason stays."""
         mine = (tables.HALTED.c.tenant == tenant, tables.HALTED.c.digest == digest)
-        with self._writing() as connection, _store_errors():
+        with self._transaction(Kind.ALONE) as connection, store_errors():
             if connection.execute(sa.select(tables.HALTED).where(*mine)).one_or_none() is None:
                 connection.execute(sa.insert(tables.HALTED), {"tenant": tenant, "digest": digest, "reason": reason})
 
     def had_key_policy(self, tenant: str) -> bool:
         """Read whether the keys of `tenant` have ever had a `keys.json`."""
-        with self._transaction("BEGIN") as connection, _store_errors():
+        with self._transaction(Kind.READING) as connection, store_errors():
             mine = sa.select(tables.KEY_POLICIES).where(tables.KEY_POLICIES.c.tenant == tenant)
             return connection.execute(mine).one_or_none() is not None
 
     def note_key_policy(self, tenant: str) -> None:
         """Remember that the keys of `tenant` have a `keys.json`: without it, each of them would be enough."""
-        if not self.had_key_policy(tenant):
-            with self._writing() as connection, _store_errors():
+        mine = sa.select(tables.KEY_POLICIES).where(tables.KEY_POLICIES.c.tenant == tenant)
+        with self._transaction(Kind.ALONE) as connection, store_errors():
+            if connection.execute(mine).one_or_none() is None:
                 connection.execute(sa.insert(tables.KEY_POLICIES), {"tenant": tenant})
 
     def close(self) -> None:
-        """Let go of the files."""
-        self._connection.close()
-        self._engine.dispose()
-        os.close(self._lock)
+        """Let go of the database."""
+        with self._turn:
+            self._database.close()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # blocks; the kernel lets go of it when a holder dies
-        try:
-            with self._transaction("BEGIN IMMEDIATE") as connection:
-                yield connection
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[sa.Connection]:
-        self._mode = begin
-        with _store_errors():
-            transaction = self._connection.begin()
-        try:
-            yield self._connection
-        except BaseException:
-            with contextlib.suppress(SQLAlchemyError):
-                transaction.rollback()
-            raise
-        try:
-            with _store_errors():
-                transaction.commit()
-        except StoreError:
-            with contextlib.suppress(SQLAlchemyError):
-                transaction.rollback()
-            raise
-
-    def _begin(self, connection: sa.Connection) -> None:
-        connection.exec_driver_sql(self._mode)
-
-
-def _prepare(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions are ours, not the driver's
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+    def _transaction(self, kind: Kind) -> Iterator[sa.Connection]:
+        with self._turn, self._database.transaction(kind) as connection:
+            if self._life != self._database.life:
+                self._life = self._database.life
+                self._known.clear()
+            yield connection
 
 
 @contextlib.contextmanager
-def _store_errors(what: str = "the store failed") -> Iterator[None]:
+def store_errors(what: str = "the store failed") -> Iterator[None]:
     """Turn the database's errors into ours; the statement's values stay out of the text."""
     try:
         yield
@@ -329,4 +325,12 @@ def _store_errors(what: str = "the store failed") -> Iterator[None]:
         raise RaceError("somebody else wrote the same thing first") from None
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None)
-        raise StoreError(f"{what}: {cause if cause is not None else type(error).__name__}") from None
+        if getattr(cause, "sqlstate", None) in _RETRIED:
+            raise RaceError("somebody else changed the same thing meanwhile") from None
+        text = getattr(getattr(cause, "diag", None), "message_primary", None) or cause or type(error).__name__
+        raise StoreError(f"{what}: {' '.join(str(text).split())}") from None
+
+
+def _texts(texts: Collection[str]) -> list[str]:
+    """Leave out what no database holds as text, and so nobody wrote: one caller's must not fail another's question."""
+    return [text for text in texts if "\0" not in text]

@@ -23,10 +23,12 @@ AnswerKey: TypeAlias = tuple[str, bytes, str]
 Instance: TypeAlias = tuple[str, str, str]
 """Tenant, agent, instance."""
 
+_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # which counts by itself in this type alone
+
 SESSIONS: Final = sa.Table(
     "sessions",
     META,
-    sa.Column("number", sa.Integer, primary_key=True),  # the order of opening, whatever the clock said
+    sa.Column("number", _NUMBER, primary_key=True),  # the order of opening, whatever the clock said
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("instance_key", sa.Text, nullable=False),
     sa.Column("tenant", sa.Text, nullable=False),
@@ -55,6 +57,7 @@ sa.Index(
     SESSIONS.c.instance_key,
     unique=True,
     sqlite_where=SESSIONS.c.closed_at.is_(None),
+    postgresql_where=SESSIONS.c.closed_at.is_(None),
 )
 
 RESERVATIONS: Final = sa.Table(
@@ -69,7 +72,8 @@ RESERVATIONS: Final = sa.Table(
     sa.Column("fate", sa.Text, nullable=False),
     sa.Column("charged_microusd", sa.BigInteger, nullable=False),
 )
-sa.Index("reservations_held", RESERVATIONS.c.expires_at, sqlite_where=RESERVATIONS.c.fate == Fate.HELD.value)
+_HELD: Final = RESERVATIONS.c.fate == sa.literal_column(f"'{Fate.HELD.value}'")
+sa.Index("reservations_held", RESERVATIONS.c.expires_at, sqlite_where=_HELD, postgresql_where=_HELD)
 
 ANSWERS: Final = sa.Table(
     "answers",
@@ -114,7 +118,7 @@ RESERVATION_BY_ID: Final = sa.select(RESERVATIONS).where(
 )
 OVERDUE: Final = (
     sa.select(RESERVATIONS)
-    .where(RESERVATIONS.c.fate == sa.literal_column("'held'"), RESERVATIONS.c.expires_at <= sa.bindparam("now"))
+    .where(_HELD, RESERVATIONS.c.expires_at <= sa.bindparam("now"))
     .order_by(RESERVATIONS.c.expires_at)
     .limit(sa.bindparam("limit"))
 )
@@ -143,11 +147,15 @@ DROP_ANSWERS: Final = sa.delete(ANSWERS).where(ANSWERS.c.decision_id.in_(sa.bind
 _OVER: Final = sa.select(SESSIONS.c.id).where(
     sa.func.coalesce(SESSIONS.c.closed_at, SESSIONS.c.expires_at) < sa.bindparam("before")
 )
-PRUNE_RESERVATIONS: Final = sa.delete(RESERVATIONS).where(
+_FINISHED: Final = sa.select(RESERVATIONS.c.decision_id).where(
     RESERVATIONS.c.fate != Fate.HELD.value, RESERVATIONS.c.expires_at < sa.bindparam("before")
 )
 # An answer is kept as long as its session could repeat the call: a forgotten one would be a second go-ahead.
-PRUNE_ANSWERS: Final = sa.delete(ANSWERS).where(ANSWERS.c.session.in_(_OVER))
+_UNREPEATABLE: Final = sa.select(ANSWERS.c.answer_key).where(ANSWERS.c.session.in_(_OVER))
+PRUNE: Final = (
+    sa.delete(RESERVATIONS).where(RESERVATIONS.c.decision_id.in_(_FINISHED.limit(sa.bindparam("limit")))),
+    sa.delete(ANSWERS).where(ANSWERS.c.answer_key.in_(_UNREPEATABLE.limit(sa.bindparam("limit")))),
+)
 
 
 def micros(time: datetime) -> int:

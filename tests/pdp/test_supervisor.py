@@ -15,7 +15,7 @@ from exequatur.daemon import StartError
 from exequatur.trust.bundle import Floor
 from pdp import slot, watch
 from pdp.bundle.loader import BundleRejected, NotProved
-from pdp.control.store import Store
+from pdp.control.opening import open_store
 from pdp.orders import Orders
 from pdp.placing import overlap, roots_of
 
@@ -380,7 +380,7 @@ async def test_a_floor_that_another_replica_raised_is_an_alarm_and_the_old_bundl
 
     def meanwhile(self, order):
         if order["sequence"] == 2:
-            replica = Store(house.state)
+            replica = open_store(house.state)
             replica.raise_floor("default", Floor(2, b"another"))
             replica.close()
         return load(self, order)

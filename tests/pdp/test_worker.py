@@ -436,7 +436,7 @@ async def test_a_store_that_fails_denies_on_record_and_comes_back(tmp_path, monk
 async def test_a_full_disk_denies_and_what_follows_is_right(tmp_path):
     async with desk(tmp_path) as parts:
         session = await parts.open()
-        database = parts.conveyor._store._connection.connection.dbapi_connection
+        database = parts.conveyor._store._database._connection.connection.dbapi_connection
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")
         answers = []
@@ -455,7 +455,7 @@ async def test_a_full_disk_denies_and_what_follows_is_right(tmp_path):
 
 
 async def test_a_store_that_somebody_locks_denies_and_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("pdp.control.store.BUSY_MS", 20)
+    monkeypatch.setattr("pdp.control.sqlite.BUSY_MS", 20)
     async with desk(tmp_path) as parts:
         session = await parts.open()
         with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as raw:

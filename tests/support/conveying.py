@@ -12,6 +12,7 @@ from typing import Any
 
 from exequatur.spool import Spool
 from judging import ENFORCER, HOUR, snapshot
+from pdp.control.opening import open_store
 from pdp.control.sessions import Report, Wish
 from pdp.control.store import Store
 from pdp.engine.snapshot import Snapshot
@@ -106,6 +107,7 @@ async def desk(
     *,
     policies: Policies | None = None,
     rules: Rules | None = None,
+    database: Path | None = None,
     name: str = "spool",
     journal: Any = None,
     clock: Clock | None = None,
@@ -113,8 +115,8 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     """Run a conveyor in `folder` while the context lasts."""
     clock = clock or Clock()
-    store, spool, metrics = Store(folder), Spool.open(folder / name, identity="test"), Metrics()
-    looking = Store(folder)  # a store belongs to one thread
+    store, spool, metrics = open_store(folder, database), Spool.open(folder / name, identity="test"), Metrics()
+    looking = open_store(folder, database)  # one that the conveyor never holds up
     conveyor = Conveyor(
         store,
         journal(spool) if journal else spool,

@@ -21,7 +21,7 @@ from exequatur.daemon import Ready
 from pdp import candidate, crew, placing, supervisor, watch
 from pdp.bundle.loader import Proven
 from pdp.bundle.source import open_bundle
-from pdp.control.store import Store
+from pdp.control.opening import open_store
 from pdp.metrics import BundleMetrics
 from pdp.orders import Orders
 from pdp.policies import Standing
@@ -162,7 +162,7 @@ class House:
         self.state.mkdir(mode=0o700, exist_ok=True)
         LocalWorker.made.clear()
         made = PdpSettings(state=self.state, unsafe_plaintext=True, workers=workers, **{**self.settings, **settings})
-        store, stop, self.ready = Store(self.state), asyncio.Event(), Ready(FIRST)
+        store, stop, self.ready = open_store(self.state, made.database), asyncio.Event(), Ready(FIRST)
         self.metrics = BundleMetrics([feed.tenant for feed in made.feeds])
         self.supervisor = Supervisor(
             made,

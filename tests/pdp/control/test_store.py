@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from exequatur.trust.bundle import Floor
+from pdp.control.opening import open_store
 from pdp.control.sessions import Fate, Held
 from pdp.control.store import Changes, FloorError, RaceError, Store, StoreError
 from pdp.model import Intent, LastMinute, Reservation, Session
@@ -42,7 +43,7 @@ def write(store: Store, **changes: object) -> None:
 
 @pytest.fixture
 def store(tmp_path):
-    opened = Store(tmp_path)
+    opened = open_store(tmp_path)
     yield opened
     opened.close()
 
@@ -130,14 +131,14 @@ def test_a_floor_is_only_raised(tmp_path, store):
     store.raise_floor("default", Floor(7, b"seven"))
     assert store.floor("default") == Floor(7, b"seven")
     store.raise_floor("default", Floor(8, b"eight"))
-    again = Store(tmp_path)
+    again = open_store(tmp_path)
     assert again.floor("default") == Floor(8, b"eight")
     assert again.floor("other") is None
     again.close()
 
 
 def test_two_stores_on_one_folder_never_accept_two_bundles_of_one_number(tmp_path, store):
-    others = Store(tmp_path)
+    others = open_store(tmp_path)
     started = threading.Barrier(2)
 
     def race(mine: Store, name: bytes) -> list[int]:
@@ -163,7 +164,7 @@ def test_a_halted_candidate_stays_halted(tmp_path, store):
     assert store.halted("default") == {}
     store.halt("default", b"digest", "it failed")
     store.halt("default", b"digest", "it failed again")
-    again = Store(tmp_path)
+    again = open_store(tmp_path)
     assert again.halted("default") == {b"digest": "it failed"}
     assert again.halted("other") == {}
     again.close()
@@ -188,17 +189,17 @@ def test_what_is_over_is_forgotten_after_a_day_but_labels_stay(store):
 
 
 def test_a_store_of_another_version_is_refused(tmp_path):
-    Store(tmp_path).close()
+    open_store(tmp_path).close()
     with sqlite3.connect(tmp_path / "store.sqlite") as raw:
         raw.execute("PRAGMA user_version = 99")
     raw.close()
     with pytest.raises(StoreError, match="version 99"):
-        Store(tmp_path)
+        open_store(tmp_path)
 
 
 def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
     (tmp_path / "store.sqlite").write_bytes(b"x" * 5000)
     with pytest.raises(StoreError, match="not a database"):
-        Store(tmp_path)
+        open_store(tmp_path)
     with pytest.raises(StoreError, match="cannot hold a store"):
-        Store(tmp_path / "none")
+        open_store(tmp_path / "none")
