@@ -23,7 +23,8 @@ _VERBS: Final = ("authorize", "demo")
 _DAEMONS: Final = {
     "pdp": "Run the decision point: `pdp serve`, `pdp config`.",
     "ledger": "Run the audit ledger: `ledger serve`, `ledger config`.",
-    "sidecar": "Guard an agent: `sidecar run`, `sidecar mcp`, `sidecar config`.",
+    "injector": "Put the sidecar into agents' pods: `injector serve`, `injector config`.",
+    "sidecar": "Guard an agent: `sidecar run`, `sidecar mcp`, `sidecar fence`, `sidecar config`.",
 }
 
 
