@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+pytest_plugins = ["postgres"]
+
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ["COLUMNS"] = "140"  # as wide as a terminal, whoever runs the tests
 for _name in (

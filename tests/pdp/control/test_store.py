@@ -41,9 +41,17 @@ def write(store: Store, **changes: object) -> None:
         writing.write(Changes(**changes))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request, tmp_path):
+    """Where a store is: what `open_store` takes."""
+    if request.param == "sqlite":
+        return (tmp_path,)
+    return (tmp_path, request.getfixturevalue("database"))
+
+
 @pytest.fixture
-def store(tmp_path):
-    opened = open_store(tmp_path)
+def store(place):
+    opened = open_store(*place)
     yield opened
     opened.close()
 
@@ -121,7 +129,7 @@ def test_an_answer_is_given_once(store):
     write(store, answers={("s1", b"d", "k"): ("d2", b"two")})
 
 
-def test_a_floor_is_only_raised(tmp_path, store):
+def test_a_floor_is_only_raised(place, store):
     assert store.floor("default") is None
     store.raise_floor("default", Floor(7, b"seven"))
     with pytest.raises(FloorError, match="sequence 6 after 7"):
@@ -131,14 +139,14 @@ def test_a_floor_is_only_raised(tmp_path, store):
     store.raise_floor("default", Floor(7, b"seven"))
     assert store.floor("default") == Floor(7, b"seven")
     store.raise_floor("default", Floor(8, b"eight"))
-    again = open_store(tmp_path)
+    again = open_store(*place)
     assert again.floor("default") == Floor(8, b"eight")
     assert again.floor("other") is None
     again.close()
 
 
-def test_two_stores_on_one_folder_never_accept_two_bundles_of_one_number(tmp_path, store):
-    others = open_store(tmp_path)
+def test_two_stores_on_one_folder_never_accept_two_bundles_of_one_number(place, store):
+    others = open_store(*place)
     started = threading.Barrier(2)
 
     def race(mine: Store, name: bytes) -> list[int]:
@@ -160,11 +168,11 @@ def test_two_stores_on_one_folder_never_accept_two_bundles_of_one_number(tmp_pat
     assert {*one, *other} == set(range(1, 60))
 
 
-def test_a_halted_candidate_stays_halted(tmp_path, store):
+def test_a_halted_candidate_stays_halted(place, store):
     assert store.halted("default") == {}
     store.halt("default", b"digest", "it failed")
     store.halt("default", b"digest", "it failed again")
-    again = open_store(tmp_path)
+    again = open_store(*place)
     assert again.halted("default") == {b"digest": "it failed"}
     assert again.halted("other") == {}
     again.close()
