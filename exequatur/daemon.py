@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -170,6 +172,18 @@ async def http(address: str, ready: Ready, registry: Callable[[], CollectorRegis
     disable_created_metrics()  # type: ignore[no-untyped-call]  # counts over several processes have none either
 
     app = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+    async with serving(app, address) as port:
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: Starlette, address: str, *, tls: ssl.SSLContext | None = None, drain_s: float | None = None
+) -> AsyncIterator[int]:
+    """Serve `app` on `HOST:PORT` while the context lasts; yields the port.
+
+    At the end nothing more is taken, and what was taken is answered within `drain_s` seconds.
+    """
     host, _, port = address.rpartition(":")
     config = uvicorn.Config(
         app,
@@ -179,15 +193,17 @@ async def http(address: str, ready: Ready, registry: Callable[[], CollectorRegis
         access_log=False,
         lifespan="off",
         server_header=False,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
+        timeout_graceful_shutdown=None if drain_s is None else math.ceil(drain_s),
     )
     sock = _bound(config, address)
     server = _Quiet(config)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    running = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield sock.getsockname()[1]
     finally:
         server.should_exit = True
-        await serving
+        await running
 
 
 class _Quiet(uvicorn.Server):
@@ -205,6 +221,7 @@ def _bound(config: uvicorn.Config, address: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((config.host, config.port))
+        sock.listen(config.backlog)  # who comes before the server runs is not turned away
     except OSError as error:
         sock.close()
         raise StartError(

@@ -1,0 +1,296 @@
+"""A pod, read strictly enough never to be misjudged.
+
+Rules: a field that is not named here refuses the pod, so that a newer Kubernetes cannot bring a way around the rules;
+what a rule reads has exactly its type (`"true"` is no boolean); null is unset, as it is to Kubernetes. `Any` marks what
+no rule needs to read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class _Known(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+
+
+class _Open(BaseModel):
+    """An object of which only these members matter."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, alias_generator=to_camel)
+
+
+class Typed(_Open):
+    """A seccomp or AppArmor profile."""
+
+    type: str | None = None
+
+
+class SeLinux(_Known):
+    """SELinux options."""
+
+    level: str | None = None
+    role: str | None = None
+    type: str | None = None
+    user: str | None = None
+
+
+class Capabilities(_Known):
+    """Linux capabilities."""
+
+    add: list[str] | None = None
+    drop: list[str] | None = None
+
+
+class SecurityContext(_Known):
+    """What a container says of its privileges."""
+
+    allow_privilege_escalation: bool | None = None
+    app_armor_profile: Typed | None = None
+    capabilities: Capabilities | None = None
+    privileged: bool | None = None
+    proc_mount: str | None = None
+    read_only_root_filesystem: bool | None = None
+    run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    run_as_user: int | None = None
+    se_linux_options: SeLinux | None = None
+    seccomp_profile: Typed | None = None
+    windows_options: dict[str, Any] | None = None
+
+
+class PodSecurityContext(_Known):
+    """What a pod says of the privileges of its containers."""
+
+    app_armor_profile: Typed | None = None
+    fs_group: int | None = None
+    fs_group_change_policy: Any = None
+    run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    run_as_user: int | None = None
+    se_linux_change_policy: Any = None
+    se_linux_options: SeLinux | None = None
+    seccomp_profile: Typed | None = None
+    supplemental_groups: list[int] | None = None
+    supplemental_groups_policy: Any = None
+    sysctls: list[Any] | None = None
+    windows_options: dict[str, Any] | None = None
+
+
+class Named(_Open):
+    """A reference by name."""
+
+    name: str | None = None
+
+
+class FileKey(_Open):
+    """A reference to a file in a volume."""
+
+    volume_name: str | None = None
+
+
+class EnvSource(_Known):
+    """Where an environment variable's value comes from."""
+
+    config_map_key_ref: Any = None
+    field_ref: Any = None
+    file_key_ref: FileKey | None = None
+    resource_field_ref: Any = None
+    secret_key_ref: Named | None = None
+
+
+class EnvVar(_Known):
+    """One environment variable."""
+
+    name: str
+    value: str | None = None
+    value_from: EnvSource | None = None
+
+
+class EnvFrom(_Known):
+    """Where many environment variables come from."""
+
+    prefix: str | None = None
+    config_map_ref: Any = None
+    secret_ref: Named | None = None
+
+
+class Mount(_Known):
+    """A volume's place in a container."""
+
+    name: str
+    mount_path: str
+    mount_propagation: str | None = None
+    read_only: bool | None = None
+    recursive_read_only: str | None = None
+    sub_path: str | None = None
+    sub_path_expr: str | None = None
+
+
+class Device(_Known):
+    """A block volume's place in a container."""
+
+    name: str
+    device_path: str
+
+
+class Port(_Open):
+    """A port that a container says it listens on."""
+
+    container_port: int | None = None
+    host_port: int | None = None
+
+
+class Container(_Known):
+    """A container, an init container or a native sidecar."""
+
+    name: str
+    image: str | None = None
+    args: list[str] | None = None
+    command: list[str] | None = None
+    env: list[EnvVar] | None = None
+    env_from: list[EnvFrom] | None = None
+    image_pull_policy: str | None = None
+    lifecycle: Any = None
+    liveness_probe: Any = None
+    ports: list[Port] | None = None
+    readiness_probe: Any = None
+    resize_policy: Any = None
+    resources: dict[str, Any] | None = None
+    restart_policy: str | None = None
+    restart_policy_rules: Any = None
+    security_context: SecurityContext | None = None
+    startup_probe: Any = None
+    stdin: Any = None
+    stdin_once: Any = None
+    termination_message_path: str | None = None
+    termination_message_policy: Any = None
+    tty: Any = None
+    volume_devices: list[Device] | None = None
+    volume_mounts: list[Mount] | None = None
+    working_dir: str | None = None
+
+
+class Projection(_Known):
+    """One source of a projected volume."""
+
+    cluster_trust_bundle: Any = None
+    config_map: Any = None
+    downward_api: Any = Field(default=None, alias="downwardAPI")
+    pod_certificate: dict[str, Any] | None = None
+    secret: Named | None = None
+    service_account_token: dict[str, Any] | None = None
+
+
+class Projected(_Open):
+    """A projected volume."""
+
+    sources: list[Projection] | None = None
+
+
+class SecretVolume(_Open):
+    """A Secret as a volume."""
+
+    secret_name: str | None = None
+
+
+class Claim(_Open):
+    """A reference to a PersistentVolumeClaim."""
+
+    claim_name: str | None = None
+
+
+class Volume(BaseModel):
+    """A volume; `kinds` says which members it has beside its name, known to us or not."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, alias_generator=to_camel)
+
+    name: str
+    persistent_volume_claim: Claim | None = None
+    projected: Projected | None = None
+    secret: SecretVolume | None = None
+    ephemeral: Any = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What kind of volume it is: one, or the pod is not to be believed."""
+        known = {to_camel(name) for name in self.model_fields_set if getattr(self, name, None) is not None}
+        extra = {name for name, value in (self.model_extra or {}).items() if value is not None}
+        return tuple(sorted((known | extra) - {"name"}))
+
+
+class HostSystem(_Open):
+    """The operating system that a pod is for."""
+
+    name: str | None = None
+
+
+class Spec(_Known):
+    """What a pod is to be."""
+
+    containers: list[Container] = Field(min_length=1)
+    init_containers: list[Container] | None = None
+    ephemeral_containers: list[Any] | None = None
+    volumes: list[Volume] | None = None
+    security_context: PodSecurityContext | None = None
+    automount_service_account_token: bool | None = None
+    dns_config: dict[str, Any] | None = None
+    dns_policy: str | None = None
+    host_aliases: list[Any] | None = None
+    host_ipc: bool | None = Field(default=None, alias="hostIPC")
+    host_network: bool | None = None
+    host_pid: bool | None = Field(default=None, alias="hostPID")
+    hostname_override: str | None = None
+    image_pull_secrets: list[Named] | None = None
+    os: HostSystem | None = None
+    service_account: str | None = None
+    service_account_name: str | None = None
+    share_process_namespace: bool | None = None
+
+    active_deadline_seconds: Any = None
+    affinity: Any = None
+    enable_service_links: Any = None
+    eviction_responders: Any = None
+    host_users: Any = None
+    hostname: Any = None
+    node_name: Any = None
+    node_selector: Any = None
+    overhead: Any = None
+    preemption_policy: Any = None
+    priority: Any = None
+    priority_class_name: Any = None
+    readiness_gates: Any = None
+    resource_claims: Any = None
+    resources: Any = None
+    restart_policy: Any = None
+    runtime_class_name: Any = None
+    scheduler_name: Any = None
+    scheduling_gates: Any = None
+    scheduling_group: Any = None
+    set_hostname_as_fqdn: Any = Field(default=None, alias="setHostnameAsFQDN")
+    subdomain: Any = None
+    termination_grace_period_seconds: Any = None
+    tolerations: Any = None
+    topology_spread_constraints: Any = None
+
+
+class Metadata(_Open):
+    """What a pod is called, and what is noted on it."""
+
+    name: str | None = None
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Pod(_Known):
+    """A pod as an API server sends it."""
+
+    api_version: str
+    kind: str
+    metadata: Metadata
+    spec: Spec
+    status: Any = None

@@ -1,0 +1,368 @@
+"""What a pod with an agent may not have. Each rule is one function, and says in one sentence a fault which field it is.
+
+Rules: a rule reads the pod as its maker wrote it, without what injection adds; it says nothing where all is well, and a
+pod is admitted only if every rule says nothing. The rules are those of Kubernetes' restricted pod security, and beyond
+them whatever would let an agent run without its sidecar, be it, or reach what is the sidecar's alone.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from exequatur.trust.canonical import quoted
+from injector.catalogue import OURS, Catalogue
+from injector.claim import SPOOL, Claim
+from injector.made import HEALTH_PORT, HTTP_PORT, MCP_UID, RUN, SIDECAR, SIDECAR_UID
+from injector.pods import Container, EnvSource, Pod, Projection, Volume
+
+_VOLUMES: Final = {
+    "configMap",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+"""Those of restricted pod security without `csi`: drivers hand out certificates in the name of the service account."""
+
+_SELINUX_TYPES: Final = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+_OUR_IDS: Final = (SIDECAR_UID, MCP_UID)
+_OUR_PORTS: Final = (HTTP_PORT, HEALTH_PORT)
+_OUR_PATHS: Final = (RUN, f"/var{RUN}")  # /var/run is /run in almost every image
+_APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One pod to be judged: as its maker wrote it, and what it claims."""
+
+    pod: Pod
+    claim: Claim
+    catalogue: Catalogue
+
+    def containers(self) -> Iterator[tuple[str, Container]]:
+        """Give every container of the maker's, and how its field is called."""
+        spec = self.pod.spec
+        for field, found in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+            for container in found or ():
+                yield f"spec.{field}[{container.name}]", container
+
+    def volumes(self) -> Iterator[tuple[str, Volume]]:
+        """Give every volume of the maker's, and how its field is called."""
+        for volume in self.pod.spec.volumes or ():
+            yield f"spec.volumes[{volume.name}]", volume
+
+    def secrets(self) -> Iterator[tuple[str, str | None]]:
+        """Give each Secret that the pod names, and where."""
+        for at, volume in self.volumes():
+            if volume.secret is not None:
+                yield f"{at}.secret.secretName", volume.secret.secret_name
+        for at, projection in self.projections():
+            if projection.secret is not None:
+                yield f"{at}.secret.name", projection.secret.name
+        for at, container in self.containers():
+            yield from ((f"{at}.{field}", name) for field, name in _secrets(container))
+        for secret in self.pod.spec.image_pull_secrets or ():
+            yield "spec.imagePullSecrets", secret.name
+
+    def projections(self) -> Iterator[tuple[str, Projection]]:
+        """Give each source of a projected volume, and how its field is called."""
+        for at, volume in self.volumes():
+            if volume.projected is not None:
+                for source in volume.projected.sources or ():
+                    yield f"{at}.projected.sources", source
+
+    def mounted(self) -> Iterator[tuple[str, str]]:
+        """Give each use of a volume by a container, and its name."""
+        for at, container in self.containers():
+            for mount in container.volume_mounts or ():
+                yield f"{at}.volumeMounts[{mount.name}]", mount.name
+            for device in container.volume_devices or ():
+                yield f"{at}.volumeDevices[{device.name}]", device.name
+            for name, source in _sources(container):
+                if source.file_key_ref is not None:
+                    yield f"{at}.env[{name}].valueFrom.fileKeyRef", source.file_key_ref.volume_name or ""
+
+
+def _secrets(container: Container) -> Iterator[tuple[str, str | None]]:
+    for name, source in _sources(container):
+        if source.secret_key_ref is not None:
+            yield f"env[{name}].valueFrom.secretKeyRef", source.secret_key_ref.name
+    for many in container.env_from or ():
+        if many.secret_ref is not None:
+            yield "envFrom.secretRef", many.secret_ref.name
+
+
+def _sources(container: Container) -> Iterator[tuple[str, EnvSource]]:
+    """Give each environment variable that comes from elsewhere, and its source."""
+    for variable in container.env or ():
+        if variable.value_from is not None:
+            yield variable.name, variable.value_from
+
+
+Faults = Iterator[str]
+
+
+def nothing_of_the_node(case: Case) -> Faults:
+    """Whoever is in a namespace of the node sees every pod of it."""
+    spec = case.pod.spec
+    for field, value in (("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc), ("hostNetwork", spec.host_network)):
+        if value:
+            yield f"`spec.{field}` must not be true"
+    for at, container in case.containers():
+        if any(port.host_port for port in container.ports or ()):
+            yield f"`{at}.ports.hostPort` must not be set"
+
+
+def no_shared_processes(case: Case) -> Faults:
+    """In one process namespace an agent sees the sidecar's files through /proc."""
+    if case.pod.spec.share_process_namespace:
+        yield "`spec.shareProcessNamespace` must not be true"
+
+
+def linux_alone(case: Case) -> Faults:
+    """Nothing of ours runs on Windows."""
+    system, security = case.pod.spec.os, case.pod.spec.security_context
+    if system is not None and system.name not in (None, "", "linux"):
+        yield "`spec.os.name` must be linux"
+    if security is not None and security.windows_options:
+        yield "`spec.securityContext.windowsOptions` must not be set"
+    for at, container in case.containers():
+        if container.security_context is not None and container.security_context.windows_options:
+            yield f"`{at}.securityContext.windowsOptions` must not be set"
+
+
+def no_ephemeral_containers(case: Case) -> Faults:
+    """A container that joins later joins another's processes."""
+    if case.pod.spec.ephemeral_containers:
+        yield "`spec.ephemeralContainers` must not be set"
+
+
+def one_thing_a_name(case: Case) -> Faults:
+    """What is found by its name is there once."""
+    containers = [container.name for _, container in case.containers()]
+    for what, names in (("container", containers), ("volume", [volume.name for _, volume in case.volumes()])):
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"two {what}s are called {quoted(name)}"
+
+
+def known_volumes(case: Case) -> Faults:
+    """Host paths, and drivers that may hand out identities."""
+    for at, volume in case.volumes():
+        if len(volume.kinds) != 1 or volume.kinds[0] not in _VOLUMES:
+            yield f"`{at}` must be one of {', '.join(sorted(_VOLUMES))}, and is {quoted(', '.join(volume.kinds))}"
+
+
+def no_secret_of_ours(case: Case) -> Faults:
+    """A sidecar's key, and what MCP servers hold so that the agent need not."""
+    for at, name in case.secrets():
+        if name is not None and (name.startswith(f"{SIDECAR}-") or name in case.catalogue.tool_secrets):
+            yield f"`{at}`: the Secret {quoted(name)} is not for the agent's pod to read"
+
+
+def no_token(case: Case) -> Faults:
+    """A token of the service account is its identity elsewhere; a certificate of the pod may be the sidecar's here."""
+    for at, source in case.projections():
+        if source.pod_certificate is not None:
+            yield f"`{at}.podCertificate` must not be set"
+        if source.service_account_token is not None and not case.claim.agent.service_account_token:
+            yield f"`{at}.serviceAccountToken` must not be set: the catalogue gives the agent no token"
+
+
+def no_name_of_ours(case: Case) -> Faults:
+    """Whoever has the name is taken for the thing."""
+    names = [(at, container.name) for at, container in case.containers()]
+    for at, name in [*names, *((at, volume.name) for at, volume in case.volumes())]:
+        if name.startswith(OURS):
+            yield f"`{at}`: names that begin with `{OURS}` are the injector's, and this is not as it makes it"
+    for at, container in case.containers():
+        for variable in container.env or ():
+            if variable.name.startswith("EXEQUATUR_"):
+                yield f"`{at}.env[{variable.name}]`: names that begin with `EXEQUATUR_` are the injector's"
+        for port in container.ports or ():
+            if port.container_port in _OUR_PORTS:
+                yield f"`{at}.ports.containerPort`: {port.container_port} is the sidecar's"
+    for at, name in case.mounted():
+        if name.startswith(OURS):
+            yield f"`{at}`: the volume is the injector's"
+
+
+def no_path_of_ours(case: Case) -> Faults:
+    """A mount over a door's folder puts another door there."""
+    for at, container in case.containers():
+        places = [
+            (f"volumeMounts[{mount.name}].mountPath", mount.mount_path) for mount in container.volume_mounts or ()
+        ]
+        places += [
+            (f"volumeDevices[{item.name}].devicePath", item.device_path) for item in container.volume_devices or ()
+        ]
+        places.append(("terminationMessagePath", container.termination_message_path or ""))
+        for field, path in places:
+            plain = posixpath.normpath("/" + path.lstrip("/"))
+            if any(f"{plain}/".startswith(f"{ours}/") for ours in _OUR_PATHS):
+                yield f"`{at}.{field}`: what is below `{RUN}` is the injector's"
+
+
+def no_propagated_mounts(case: Case) -> Faults:
+    """What is mounted in one container must not appear in others."""
+    for at, container in case.containers():
+        for mount in container.volume_mounts or ():
+            if mount.mount_propagation not in (None, "", "None"):
+                yield f"`{at}.volumeMounts[{mount.name}].mountPropagation` must be None"
+
+
+def unprivileged(case: Case) -> Faults:
+    """A capability or a way to more privileges is a way to the sidecar's files."""
+    for at, container in case.containers():
+        security = container.security_context
+        if security is None:
+            continue
+        if security.privileged:
+            yield f"`{at}.securityContext.privileged` must not be true"
+        if security.allow_privilege_escalation:
+            yield f"`{at}.securityContext.allowPrivilegeEscalation` must not be true"
+        if security.proc_mount not in (None, "", "Default"):
+            yield f"`{at}.securityContext.procMount` must be Default"
+        if security.capabilities is not None and security.capabilities.add:
+            yield f"`{at}.securityContext.capabilities.add` must not be set"
+        if security.capabilities is not None and security.capabilities.drop and "ALL" not in security.capabilities.drop:
+            yield f"`{at}.securityContext.capabilities.drop` must have ALL"
+
+
+def users_of_their_own(case: Case) -> Faults:
+    """The sidecar's user may connect where the agent's may not, and read what it may not."""
+    pod = case.pod.spec.security_context
+    for at, container in case.containers():
+        security = container.security_context
+        own = None if security is None else security.run_as_user
+        uid = own if own is not None or pod is None else pod.run_as_user
+        if uid is None:
+            yield f"`{at}.securityContext.runAsUser` must be set, here or on the pod: an image's user may be any"
+        elif uid <= 0 or uid in _OUR_IDS:
+            yield f"`{at}.securityContext.runAsUser` must not be {uid}"
+        if security is not None and security.run_as_non_root is False:
+            yield f"`{at}.securityContext.runAsNonRoot` must not be false"
+        if security is not None and security.run_as_group in _OUR_IDS:
+            yield f"`{at}.securityContext.runAsGroup` must not be {security.run_as_group}"
+    if pod is None:
+        return
+    if pod.run_as_non_root is False:
+        yield "`spec.securityContext.runAsNonRoot` must not be false"
+    for field, groups in (
+        ("runAsGroup", [pod.run_as_group]),
+        ("fsGroup", [pod.fs_group]),
+        ("supplementalGroups", pod.supplemental_groups or []),
+    ):
+        if set(_OUR_IDS).intersection(groups):
+            yield f"`spec.securityContext.{field}` must not be {SIDECAR_UID} or {MCP_UID}"
+
+
+def confined(case: Case) -> Faults:
+    """Seccomp, AppArmor and SELinux as restricted pod security has them; a pod's own kernel parameters, none."""
+    pod = case.pod.spec.security_context
+    contexts = [(f"{at}.securityContext", container.security_context) for at, container in case.containers()]
+    for at, security in [("spec.securityContext", pod), *contexts]:
+        if security is None:
+            continue
+        if security.seccomp_profile is not None and security.seccomp_profile.type not in (
+            "RuntimeDefault",
+            "Localhost",
+        ):
+            yield f"`{at}.seccompProfile.type` must be RuntimeDefault or Localhost"
+        allowed = ("RuntimeDefault",) if security is pod else ("RuntimeDefault", "Localhost")  # a pod's is ours too
+        if security.app_armor_profile is not None and security.app_armor_profile.type not in allowed:
+            yield f"`{at}.appArmorProfile.type` must be {' or '.join(allowed)}"
+        options = security.se_linux_options
+        if options is not None and (options.user or options.role or options.type not in _SELINUX_TYPES):
+            yield f"`{at}.seLinuxOptions` must not choose user, role or such a type"
+    if pod is not None and pod.sysctls:
+        yield "`spec.securityContext.sysctls` must not be set"
+    for name, value in (case.pod.metadata.annotations or {}).items():
+        if name.startswith(_APPARMOR) and (value == "unconfined" or name.startswith(f"{_APPARMOR}{OURS}")):
+            yield f"`metadata.annotations[{name}]` must not be set"
+
+
+def names_resolve_as_for_others(case: Case) -> Faults:
+    """The sidecar finds decision point and ledger by the pod's names: another ledger's name would swallow records."""
+    spec = case.pod.spec
+    if spec.host_aliases:
+        yield "`spec.hostAliases` must not be set"
+    if spec.hostname_override:
+        yield "`spec.hostnameOverride` must not be set"
+    if spec.dns_policy not in (None, "", "ClusterFirst", "ClusterFirstWithHostNet"):
+        yield "`spec.dnsPolicy` must be ClusterFirst"
+    for field in ("nameservers", "searches"):
+        if (spec.dns_config or {}).get(field):
+            yield f"`spec.dnsConfig.{field}` must not be set"
+
+
+def records_last(case: Case) -> Faults:
+    """Records lie on a volume that outlives the pod, in nobody's reach, or every answer waits for the ledger."""
+    spool = case.claim.spool
+    if spool is None:
+        if case.catalogue.ledger is None:
+            yield f"`metadata.annotations[{SPOOL}]` is missing: without a ledger, name a volume that holds the records"
+    elif not any(volume.name == spool for _, volume in case.volumes()):
+        yield f"`metadata.annotations[{SPOOL}]`: {quoted(spool)} is no volume of the pod"
+    elif case.pod.spec.security_context is None or case.pod.spec.security_context.fs_group is None:
+        yield f"`spec.securityContext.fsGroup` must be set: or user {SIDECAR_UID} cannot write to the spool's volume"
+    for at, volume in case.volumes():
+        claim = volume.persistent_volume_claim
+        named = claim is not None and (claim.claim_name or "").startswith(f"{OURS}spool")
+        if volume.name == spool and not named:
+            yield f"`{at}` must be a persistentVolumeClaim whose name begins with `{OURS}spool`: no other has it"
+        if volume.name != spool and named:
+            yield f"`{at}`: claims whose name begins with `{OURS}spool` are for `{SPOOL}` alone"
+    for at, name in case.mounted():
+        if name == spool:
+            yield f"`{at}`: the spool is the sidecar's alone"
+
+
+def shared_where_the_operator_says(case: Case) -> Faults:
+    """A volume over a folder of programs would be a program of the agent's in an MCP server's container."""
+    for name, door in case.claim.mcp_doors.items():
+        for wanted, path in door.mounts.items():
+            if wanted == case.claim.spool or not any(volume.name == wanted for _, volume in case.volumes()):
+                yield f"`spec.volumes` has no `{wanted}` to share with the door `{name}`"
+                continue
+            for container in case.pod.spec.containers:
+                if container.name not in case.claim.containers:
+                    continue
+                mounts = [mount for mount in container.volume_mounts or () if mount.name == wanted]
+                if [mount.mount_path for mount in mounts] != [path] or mounts[0].sub_path or mounts[0].sub_path_expr:
+                    yield (
+                        f"`spec.containers[{container.name}].volumeMounts[{wanted}]` must be the whole volume, once, at"
+                        f" `{path}`, as the door `{name}` has it"
+                    )
+
+
+Rule = Callable[[Case], Faults]
+RULES: Final[tuple[Rule, ...]] = (
+    nothing_of_the_node,
+    no_shared_processes,
+    linux_alone,
+    no_ephemeral_containers,
+    one_thing_a_name,
+    known_volumes,
+    no_secret_of_ours,
+    no_token,
+    no_name_of_ours,
+    no_path_of_ours,
+    no_propagated_mounts,
+    unprivileged,
+    users_of_their_own,
+    confined,
+    names_resolve_as_for_others,
+    records_last,
+    shared_where_the_operator_says,
+)
+
+
+def faults(case: Case) -> tuple[str, ...]:
+    """Say everything that is wrong with a pod; nothing, where it may be."""
+    return tuple(fault for rule in RULES for fault in rule(case))

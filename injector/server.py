@@ -1,0 +1,128 @@
+"""The injector's composition root: settings and a catalogue in, two webhooks served over TLS, an orderly end.
+
+Rules: what cannot be read is an HTTP error, which an API server takes for a refusal; an exception is too, and its text
+stays in our log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from exequatur import daemon, probes
+from injector.catalogue import Catalogue, CatalogueError, read_catalogue
+from injector.certificate import Certificate, CertificateError
+from injector.metrics import Metrics
+from injector.review import LIMITS, Endpoint, Malformed, answer
+from injector.settings import InjectorSettings
+
+log = logging.getLogger(__name__)
+
+
+class _Unread(Exception):  # noqa: N818
+    """A request whose body is not read: a status, and one sentence."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Run the injector until it is told to stop; returns the exit code."""
+    return daemon.serve(InjectorSettings, argv, _main)
+
+
+def config(argv: Sequence[str]) -> int:
+    """Print the settings in force; returns the exit code."""
+    return daemon.config(InjectorSettings, argv)
+
+
+async def _main(settings: InjectorSettings, stop: asyncio.Event) -> None:
+    ready = daemon.Ready("listener")
+    metrics = Metrics()
+    catalogue = _catalogue(settings)
+    try:
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+    except CertificateError as error:
+        raise daemon.StartError(str(error)) from None
+    metrics.shows(settings.tls_certificate)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(daemon.http(settings.http, ready, lambda: metrics.registry))
+        await stack.enter_async_context(probes.health(settings.health, ready))
+        fresh = asyncio.create_task(certificate.keep_fresh())
+        app = application(catalogue, metrics)
+        async with daemon.serving(
+            app, settings.listen, tls=certificate.context, drain_s=settings.drain_grace_s
+        ) as port:
+            ready.release("listener")
+            log.info("serving on port %d, for %d agents", port, len(catalogue.agents))
+            await stop.wait()
+            ready.drain()
+        fresh.cancel()
+        await asyncio.gather(fresh, return_exceptions=True)
+    log.info("stopped")
+
+
+def _catalogue(settings: InjectorSettings) -> Catalogue:
+    try:
+        return read_catalogue(settings.catalogue.read_bytes())
+    except OSError as error:
+        text = f"`{settings.catalogue}` cannot be read: {(error.strerror or '').lower()}"
+        raise daemon.StartError(text) from None
+    except CatalogueError as error:
+        raise daemon.StartError(f"`{settings.catalogue}`: {error}") from None
+
+
+def application(catalogue: Catalogue, metrics: Metrics) -> Starlette:
+    """Give what answers `POST /mutate` and `POST /validate`."""
+
+    async def webhook(endpoint: Endpoint, request: Request) -> Response:
+        try:
+            found = answer(endpoint, await _body(request), catalogue)
+        except (_Unread, Malformed) as error:
+            metrics.answered(endpoint.value, "failed")
+            log.warning("/%s: %s", endpoint.value, error)
+            return PlainTextResponse(f"{error}\n", error.status if isinstance(error, _Unread) else 400)
+        except ClientDisconnect:
+            metrics.answered(endpoint.value, "failed")
+            raise
+        except Exception:
+            incident = secrets.token_hex(4)
+            metrics.answered(endpoint.value, "failed")
+            log.exception("incident %s at /%s", incident, endpoint.value)
+            return PlainTextResponse(f"an internal error, incident {incident}: see our log\n", 500)
+        metrics.answered(endpoint.value, "allowed" if found.allowed else "refused")
+        if not found.allowed:
+            log.warning("refused: %s: %s", found.about, found.message)
+        return Response(found.body, media_type="application/json")
+
+    async def mutate(request: Request) -> Response:
+        return await webhook(Endpoint.MUTATE, request)
+
+    async def validate(request: Request) -> Response:
+        return await webhook(Endpoint.VALIDATE, request)
+
+    return Starlette(
+        routes=[Route("/mutate", mutate, methods=["POST"]), Route("/validate", validate, methods=["POST"])]
+    )
+
+
+async def _body(request: Request) -> bytes:
+    """Read a body of at most so many bytes, however many were announced; raises `_Unread`."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Unread(415, "the body must be application/json")
+    parts, size = list[bytes](), 0
+    async for part in request.stream():
+        size += len(part)
+        if size > LIMITS.bytes:
+            raise _Unread(413, f"the body is over {LIMITS.bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
