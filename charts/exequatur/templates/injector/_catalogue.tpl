@@ -12,7 +12,7 @@ calls is for people, not for the injector; see `doors.yaml`.
 {{- $_ := set $doors $door (dict "kind" "grpc" "enforced" ($how.enforced | default false)) -}}
 {{- else -}}
 {{- $_ := set $doors $door (dict "kind" "mcp" "enforced" ($how.enforced | default false) "image" ($how.image | default "")
-  "command" $how.command "mounts" ($how.mounts | default list) "envFromSecret" ($how.envFromSecret | default "")) -}}
+  "command" $how.command "mounts" ($how.mounts | default dict) "envFromSecret" ($how.envFromSecret | default "")) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $agents $name (dict "tenant" $.Values.pdp.tenant "serviceAccounts" $agent.serviceAccounts
