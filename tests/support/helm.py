@@ -20,6 +20,8 @@ EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 VALUES = sorted((ROOT / "tests" / "charts" / "values").glob("*.yaml"))
 """Value files of realistic deployments; the chart's own examples are beside it."""
 RELEASE, NAMESPACE = "exequatur", "exequatur"
+KUBERNETES = "--kube-version=1.33.0"
+"""Rendered for the oldest supported version, whatever helm takes for the one that is there."""
 
 Object = dict[str, Any]
 
@@ -52,7 +54,9 @@ def render(
             own = Path(name) / "values.json"
             own.write_text(json.dumps(values))
             chosen.append(f"--values={own}")
-        done = helm("template", RELEASE, str(CHART), f"--namespace={NAMESPACE}", *chosen, *extra, program=program)
+        done = helm(
+            "template", RELEASE, str(CHART), f"--namespace={NAMESPACE}", KUBERNETES, *chosen, *extra, program=program
+        )
     if done.returncode != 0:
         raise RefusedError(done.stderr)
     return done.stdout

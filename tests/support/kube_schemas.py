@@ -31,7 +31,6 @@ _PROMETHEUS: Final = (
 )
 OTHERS: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
     "Certificate": (_CERT_MANAGER, "cert-manager.io_certificates.yaml"),
-    "Issuer": (_CERT_MANAGER, "cert-manager.io_issuers.yaml"),
     "ServiceMonitor": (_PROMETHEUS, "monitoring.coreos.com_servicemonitors.yaml"),
     "PodMonitor": (_PROMETHEUS, "monitoring.coreos.com_podmonitors.yaml"),
     "PrometheusRule": (_PROMETHEUS, "monitoring.coreos.com_prometheusrules.yaml"),

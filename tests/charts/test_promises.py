@@ -1,0 +1,290 @@
+"""What the chart promises of everything that it renders, whatever the values say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helm import EXAMPLES, VALUES, Object, Objects, containers, rendered
+from injector.catalogue import read_catalogue
+from injector.settings import InjectorSettings
+from ledger.settings import LedgerSettings
+from pdp.settings import PdpSettings
+from pdp.supervisor import STEPS
+from pod_security import looseness, violations
+
+FILES = [*EXAMPLES, *VALUES]
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+SETTINGS = {"pdp": PdpSettings, "ledger": LedgerSettings, "injector": InjectorSettings}
+DRAINS = {"pdp": STEPS, "ledger": 2, "injector": 1}
+"""How many graces each daemon may need to stop."""
+
+
+def values(file: Path) -> Object:
+    return dict(yaml.safe_load(file.read_text()))
+
+
+def settings(objects: Objects, part: str):
+    """Load a daemon's settings as its container would."""
+    (pod,) = [pod for _, pod in objects.pods() if component(pod) == part]
+    (container,) = containers(pod)
+    group, verb, *flags = container["args"]
+    assert (group, verb) == (part, "serve")
+    environ = {item["name"]: item["value"] for item in container.get("env", []) if "value" in item}
+    return SETTINGS[part].load(flags, environ)
+
+
+def component(item: Object) -> str:
+    return str(item["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def parts(objects: Objects) -> dict[str, Object]:
+    return {component(pod): pod for _, pod in objects.pods()}
+
+
+@each_file
+def test_every_pod_is_restricted_and_more(file):
+    pods = list(rendered(file).pods())
+    assert pods
+    for name, pod in pods:
+        assert (name, violations(pod)) == (name, [])
+        assert (name, looseness(pod)) == (name, [])
+
+
+@each_file
+def test_no_pod_may_ask_the_api_server_for_anything(file):
+    objects = rendered(file)
+    assert objects.of("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+    accounts = objects.of("ServiceAccount")
+    assert all(account["automountServiceAccountToken"] is False for account in accounts)
+    used = {pod["spec"]["serviceAccountName"] for _, pod in objects.pods()}
+    assert used == {account["metadata"]["name"] for account in accounts}
+    assert "default" not in used
+
+
+@each_file
+def test_a_pod_is_given_more_time_to_stop_than_it_takes(file):
+    objects = rendered(file)
+    for part, pod in parts(objects).items():
+        (container,) = containers(pod)
+        pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        drain = DRAINS[part] * settings(objects, part).drain_grace_s
+        assert pod["spec"]["terminationGracePeriodSeconds"] > pause + drain
+        assert pause > 0 or "abrupt-stop" in values(file)["iAcceptRisk"]
+
+
+@each_file
+def test_dead_starting_and_not_ready_are_three_questions(file):
+    objects = rendered(file)
+    for part, pod in parts(objects).items():
+        (container,) = containers(pod)
+        port = int(settings(objects, part).health.rpartition(":")[2])
+        asked = {name: container[name]["grpc"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+        assert {probe["port"] for probe in asked.values()} == {port}
+        assert asked["livenessProbe"]["service"] == "live"
+        assert asked["readinessProbe"]["service"] == "ready"
+
+
+@each_file
+def test_both_webhooks_fail_closed_for_labelled_namespaces_and_leave_all_others_alone(file):
+    objects, given = rendered(file), values(file)
+    found = objects.of("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    assert len(found) == (2 if given.get("injector", {}).get("enabled") else 0)
+    for item in found:
+        (hook,) = item["webhooks"]
+        assert hook["failurePolicy"] == "Fail"
+        assert hook["sideEffects"] == "None"
+        assert hook["timeoutSeconds"] <= 10
+        assert hook["namespaceSelector"]["matchLabels"] == {"exequatur.dev/inject": "enabled"}
+        assert hook["namespaceSelector"]["matchExpressions"] == [
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["exequatur"]}
+        ]
+        assert not hook.keys() & {"objectSelector", "matchConditions"}
+        service = hook["clientConfig"]["service"]
+        assert objects.one("Service", service["name"])["metadata"]["namespace"] == service["namespace"]
+        assert (
+            hook["clientConfig"].get("caBundle") or "cert-manager.io/inject-ca-from" in item["metadata"]["annotations"]
+        )
+
+
+@each_file
+def test_who_may_write_to_the_ledger_and_be_believed_follows_from_the_agents(file):
+    objects, given = rendered(file), values(file)
+    domain, agents = given["trustDomain"], given.get("agents", {})
+    pdp = f"spiffe://{domain}/ns/exequatur/sa/{parts(objects)['pdp']['spec']['serviceAccountName']}"
+
+    def identities(chosen):
+        return {
+            f"spiffe://{domain}/ns/{at.replace('/', '/sa/')}" for agent in chosen for at in agent["serviceAccounts"]
+        }
+
+    if "ledger" in parts(objects):
+        writers = settings(objects, "ledger").writers
+        assert set(writers) == {pdp, *identities(agents.values())}
+        assert len(set(writers)) == len(writers)
+    enforced = [agent for agent in agents.values() if any(door.get("enforced") for door in agent["doors"].values())]
+    assert {spelt.partition("@")[0] for spelt in map(str, settings(objects, "pdp").enforced)} == identities(enforced)
+
+
+@each_file
+def test_an_answer_waits_for_the_ledger_exactly_where_no_spool_lasts(file):
+    objects = rendered(file)
+    pod = parts(objects)["pdp"]
+    (volume,) = [item for item in pod["spec"]["volumes"] if item["name"] == "state"]
+    found = settings(objects, "pdp")
+    assert found.wait_for_ledger is ("emptyDir" in volume)
+    assert (found.database is not None) is ("emptyDir" in volume)
+
+
+@each_file
+def test_every_daemon_takes_its_arguments_and_finds_its_files(file):
+    objects = rendered(file)
+    for part, pod in parts(objects).items():
+        found = settings(objects, part)
+        assert found.health
+        mounts = [mount["mountPath"] for mount in containers(pod)[0]["volumeMounts"]]
+        for name in type(found).model_fields:
+            value = getattr(found, name)
+            if isinstance(value, Path) or (isinstance(value, str) and value.startswith("/")):
+                path = Path(value)
+                assert any(path.is_relative_to(mount) for mount in mounts), f"{part}: {name}: {path}"
+        ports = {port["name"]: port["containerPort"] for port in containers(pod)[0]["ports"]}
+        listening = {getattr(found, name).rpartition(":")[2] for name in ("listen", "http", "health")}
+        assert {str(port) for port in ports.values()} == listening
+
+
+@each_file
+def test_every_mount_has_its_volume_and_every_volume_its_mount(file):
+    for name, pod in rendered(file).pods():
+        volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
+        claims = [
+            claim["metadata"]["name"]
+            for item in rendered(file).of("StatefulSet")
+            if item["spec"]["template"] is pod
+            for claim in item["spec"].get("volumeClaimTemplates", [])
+        ]
+        mounted = {mount["name"] for container in containers(pod) for mount in container["volumeMounts"]}
+        assert (name, mounted) == (name, {*volumes, *claims})
+
+
+@each_file
+def test_certificates_are_of_those_whom_settings_name(file):
+    objects, given = rendered(file), values(file)
+    certificates = {
+        (item["metadata"]["namespace"], item["spec"]["secretName"]): item["spec"] for item in objects.of("Certificate")
+    }
+    if given["certificates"].get("source") == "secret":
+        assert certificates == {}
+        return
+    for pod in parts(objects).values():
+        (tls,) = [item["secret"]["secretName"] for item in pod["spec"]["volumes"] if item["name"] == "tls"]
+        spec = certificates["exequatur", tls]
+        assert spec["uris"] == [f"spiffe://{given['trustDomain']}/ns/exequatur/sa/{pod['spec']['serviceAccountName']}"]
+    for agent in given.get("agents", {}).values():
+        for at in agent["serviceAccounts"]:
+            namespace, account = at.split("/")
+            spec = certificates[namespace, f"exequatur-sidecar-{account}"]
+            assert spec["uris"] == [f"spiffe://{given['trustDomain']}/ns/{namespace}/sa/{account}"]
+    for spec in certificates.values():
+        assert spec["privateKey"]["rotationPolicy"] == "Always"
+
+
+@each_file
+def test_the_name_that_is_called_is_in_the_certificate_and_is_a_service(file):
+    objects, given = rendered(file), values(file)
+    called = {"pdp": settings(objects, "pdp").ledger} if "ledger" in parts(objects) else {}
+    if given.get("injector", {}).get("enabled"):
+        found = catalogue(objects)
+        called |= {"sidecar to pdp": found.pdp}
+        called |= {"sidecar to ledger": found.ledger} if "ledger" in parts(objects) else {}
+    for who, address in called.items():
+        host, port = address.rsplit(":", 1)
+        name, namespace, _ = host.split(".", 2)
+        service = objects.one("Service", name)
+        assert service["metadata"]["namespace"] == namespace, who
+        assert int(port) in [item["port"] for item in service["spec"]["ports"]]
+        for item in objects.of("Certificate"):
+            if item["metadata"]["name"] == name:
+                assert host in item["spec"]["dnsNames"]
+
+
+def catalogue(objects: Objects):
+    (found,) = [item["data"] for item in objects.of("ConfigMap") if "catalogue.json" in item["data"]]
+    return read_catalogue(found["catalogue.json"].encode())
+
+
+@each_file
+def test_the_injector_takes_the_catalogue_and_knows_what_the_values_say(file):
+    objects, given = rendered(file), values(file)
+    if not given.get("injector", {}).get("enabled"):
+        assert not [item for item in objects.of("ConfigMap") if "catalogue.json" in item["data"]]
+        return
+    found = catalogue(objects)
+    assert set(found.agents) == set(given["agents"])
+    for name, agent in given["agents"].items():
+        ours = found.agents[name]
+        assert set(ours.service_accounts) == set(agent["serviceAccounts"])
+        assert set(ours.sessions) == set(agent.get("sessions", ["pod-name"]))
+        assert {door: how.enforced for door, how in ours.doors.items()} == {
+            door: how.get("enforced", False) for door, how in agent["doors"].items()
+        }
+        assert ours.service_account_token is agent.get("serviceAccountToken", False)
+    assert found.trust is bool(given["ledger"].get("verifierKeys"))
+    assert (found.uid_rules is not None) is given["injector"].get("uidRules", {}).get("enabled", False)
+
+
+@each_file
+def test_the_log_is_checked_by_the_same_keys_everywhere(file):
+    objects, given = rendered(file), values(file)
+    keys = given["ledger"].get("verifierKeys", {})
+    found = [item for item in objects.of("ConfigMap") if item["metadata"]["name"] == "exequatur-trust"]
+    wanted = {"exequatur"} | {
+        at.split("/")[0] for agent in given.get("agents", {}).values() for at in agent["serviceAccounts"]
+    }
+    assert {item["metadata"]["namespace"] for item in found} == (wanted if keys else set())
+    assert all(item["data"] == {f"{name}.vkey": key for name, key in keys.items()} for item in found)
+    assert (settings(objects, "pdp").log_key is not None) is bool(keys)
+
+
+@each_file
+def test_no_secret_and_no_moving_image_is_in_what_is_rendered(file):
+    objects, given = rendered(file), values(file)
+    assert objects.of("Secret") == []
+    assert "PRIVATE KEY" not in json.dumps(objects.all)
+    if "mutable-image" not in given.get("iAcceptRisk", []):
+        for _, pod in objects.pods():
+            for container in containers(pod):
+                assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
+
+
+@each_file
+def test_what_must_outlive_the_release_does(file):
+    objects = rendered(file)
+    for claim in objects.of("PersistentVolumeClaim"):
+        assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    for item in objects.of("StatefulSet"):
+        assert set(item["spec"]["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+
+
+@each_file
+def test_several_are_spread_and_never_all_away(file):
+    objects = rendered(file)
+    for item in objects.of("Deployment"):
+        several = item["spec"].get("replicas", 2) > 1
+        name = item["metadata"]["name"]
+        budgets = [budget for budget in objects.of("PodDisruptionBudget") if budget["metadata"]["name"] == name]
+        assert len(budgets) == several
+        if several:
+            assert budgets[0]["spec"]["maxUnavailable"] == 1
+            assert budgets[0]["spec"]["selector"] == item["spec"]["selector"]
+            keys = [one["topologyKey"] for one in item["spec"]["template"]["spec"]["topologySpreadConstraints"]]
+            assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+            assert item["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        if component(item) == "pdp" and not several:
+            assert item["spec"]["strategy"] == {"type": "Recreate"}
+    scaled = [item["spec"]["scaleTargetRef"]["name"] for item in objects.of("HorizontalPodAutoscaler")]
+    assert scaled == [item["metadata"]["name"] for item in objects.of("Deployment") if "replicas" not in item["spec"]]
