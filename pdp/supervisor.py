@@ -105,7 +105,7 @@ class Supervisor:
                 await asyncio.gather(*workers, *watching, stopped, return_exceptions=True)
 
     def status(self) -> Mapping[str, Any]:
-        """Say how things stand. Raises `StoreError`."""
+        """Say how things stand."""
         return {
             "tenants": [watch.status() for watch in self._watches.values()],
             "alarms": self._alarms.listed,
@@ -138,20 +138,17 @@ class Supervisor:
                 await self._shared.placing.clear(used)
                 self._file.write(self.status())
                 said = ""
-            except (OSError, StoreError) as error:
+            except OSError as error:
                 if str(error) != said:
                     log.error("the state folder cannot be kept in order: %s", error)  # noqa: TRY400
                 said = str(error)
             await asyncio.sleep(KEEP_S)
 
     async def _refresh(self, tenant: str) -> Mapping[str, Any]:
-        """Look for newer bundles of a tenant, or of all, and say how things stand then, as far as that is known."""
+        """Look for newer bundles of a tenant, or of all, and say how things stand then."""
         watches = [watch for name, watch in self._watches.items() if tenant in ("", name)]
         await asyncio.gather(*(watch.refresh() for watch in watches))
-        try:
-            found = self.status()
-        except StoreError:
-            return {}
+        found = self.status()
         self._file.write(found, at_once=True)
         return found
 

@@ -60,7 +60,10 @@ class Watch:
         *,
         confirmed_at: datetime | None = None,
     ) -> None:
-        """Serve `feed` from `source` by `keys`, None where nobody signs; `confirmed_at` is from a life before."""
+        """Serve `feed` from `source` by `keys`, None where nobody signs; `confirmed_at` is from a life before.
+
+        Raises `StoreError`.
+        """
         self.tenant, self.feed, self.candidate = feed.tenant, feed, candidate
         self.looked = asyncio.Event()
         """Set once the first look is over, whatever it gave."""
@@ -70,6 +73,7 @@ class Watch:
         """Why it is not trusted any more."""
         self._lost = ""
         self._shared, self._keys = shared, keys
+        self._floor = shared.store.floor(feed.tenant)  # as it was read last: a database that hangs keeps nobody waiting
         self._slot = Slot(feed, ACTIVE, source, shared)
         self._confirmed, self._heard = confirmed_at, confirmed_at
         self._stood: datetime | None = None
@@ -83,8 +87,8 @@ class Watch:
 
     @property
     def used(self) -> set[str]:
-        """The digests, in hex, of the bundles whose copies must stay; raises `StoreError`."""
-        floor = self._shared.store.floor(self.tenant)
+        """The digests, in hex, of the bundles whose copies must stay."""
+        floor = self._floor
         slots = [self._slot] if self.candidate is None else [self._slot, self.candidate.slot]
         return {slot.wanted for slot in slots} | ({floor.digest.hex()} if floor else set())
 
@@ -165,7 +169,7 @@ class Watch:
                 if not judged:
                     await self._judge_again(seen.keys)
                     if seen.keys.has_policy:
-                        self._shared.store.note_key_policy(self.tenant)
+                        await asyncio.to_thread(self._shared.store.note_key_policy, self.tenant)
                     judged = True
                     if self.candidate is not None:
                         self.candidate.due = True
@@ -190,7 +194,8 @@ class Watch:
         if self._fault:
             return
         try:
-            await candidate.turn(self._trusted(), self._shared.store.floor(self.tenant), self.held)
+            floor = await asyncio.to_thread(self._shared.store.floor, self.tenant)
+            await candidate.turn(self._trusted(), floor, self.held)
         except StoreError as error:
             candidate.slot.say(f"no candidate can be tried: {error}")
         except Exception:
@@ -239,7 +244,7 @@ class Watch:
         trusted, now = self._trusted(), datetime.now(UTC)
         if self._renewed and not self._fault:
             await self._renew(trusted, now)
-        floor = self._shared.store.floor(self.tenant)
+        floor = await self._read_floor()
         if self.held is None and self.feed.bundle.startswith(REMOTE):
             await self._bring_kept(trusted, now, floor)
         look = await self._slot.look(trusted, now, floor, "" if self.held is None else self.held.digest)
@@ -254,6 +259,21 @@ class Watch:
             await self._bring(look.found, trusted, now, floor)
         if self.held is None:
             await self._bring_kept(trusted, now, floor)
+
+    async def _read_floor(self) -> Floor | None:
+        """Read the floor, and raise it again in a store that has forgotten it. Raises `StoreError`."""
+        store, held = self._shared.store, self.held
+        floor = await asyncio.to_thread(store.floor, self.tenant)
+        if held is not None and held.bundle.signed and (floor is None or floor.sequence < held.order.sequence):
+            self._shared.alarm(
+                f"tenant `{self.tenant}`: the store did not know that sequence {held.order.sequence} was served: it "
+                "was put back from a copy, and budgets may be as they were then"
+            )
+            floor = Floor(held.order.sequence, held.bundle.digest)
+            with contextlib.suppress(FloorError):  # somebody else was quicker
+                await asyncio.to_thread(store.raise_floor, self.tenant, floor)
+        self._floor = floor
+        return floor
 
     async def _bring(self, found: Found, trusted: Trusted | None, now: datetime, floor: Floor | None) -> None:
         held = await self._slot.bring(found, trusted, now, floor)
@@ -317,7 +337,9 @@ class Watch:
             raise Refused("the keys changed while it was prepared: it is looked at again")
         try:
             if coming.bundle.signed:
-                self._shared.store.raise_floor(self.tenant, Floor(order.sequence, coming.bundle.digest))
+                floor = Floor(order.sequence, coming.bundle.digest)
+                self._shared.store.raise_floor(self.tenant, floor)
+                self._floor = floor
         except OlderError as error:  # another replica heard of the newer one first
             raise Refused(str(error)) from None
         except FloorError as error:
@@ -397,9 +419,9 @@ class Watch:
             log.info("the policy of `%s` serves again", self.tenant)
 
     def status(self) -> dict[str, Any]:
-        """Say what is served, and why. Raises `StoreError`."""
+        """Say what is served, and why."""
         now, held, slot = datetime.now(UTC), self.held, self._slot
-        state, floor = self.state(now), self._shared.store.floor(self.tenant)
+        state, floor = self.state(now), self._floor
         self._shared.metrics.stands(self.tenant, state)
         return {
             "tenant": self.tenant,

@@ -35,6 +35,12 @@ KEEP: Final = timedelta(days=1)
 PRUNED: Final = 2000
 """How much of what is over is forgotten at once: others wait meanwhile, some ten milliseconds."""
 
+FORGOTTEN: Final = (
+    "the database has lost what was written: another server took over that did not have it, or it was put back from a "
+    "copy; budgets in it are too high: look at what is missing, then start the decision point again"
+)
+"""Why nothing is answered any more from a database that goes back in time."""
+
 _RETRIED: Final = ("40001", "40P01")
 """The SQLSTATEs of a transaction that the database ended because of another one."""
 
@@ -203,6 +209,7 @@ class Writing(View):
             self._connection.execute(
                 sa.insert(tables.SESSIONS), [tables.session_row(session) for session in changes.opened.values()]
             )
+            self.written.update(changes.opened)
 
     def _reservations(self, changes: Changes) -> None:
         if changes.reserved:
@@ -226,6 +233,8 @@ class Store:
         self._database = database
         self._known: dict[str, Session] = {}
         self._life = database.life
+        self._last: tuple[str, int] | None = None
+        """The session that we wrote last, and in which version."""
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
@@ -240,14 +249,14 @@ class Store:
         with self._transaction(Kind.ALONE) as connection:
             writing = Writing(connection, self._known)
             yield writing
-        self._known.update(writing.written)
+        self._note(writing)
 
     def write(self, changes: Changes) -> None:
         """Write what follows from a `reading`, beside others; raises `RaceError` where something is not as it was."""
         with self._transaction(Kind.WRITING) as connection:
             writing = Writing(connection, self._known)
             writing.write(changes)
-        self._known.update(writing.written)
+        self._note(writing)
 
     def floor(self, tenant: str) -> Floor | None:
         """Read the newest bundle that was accepted for `tenant`."""
@@ -311,9 +320,25 @@ class Store:
     def _transaction(self, kind: Kind) -> Iterator[sa.Connection]:
         with self._turn, self._database.transaction(kind) as connection:
             if self._life != self._database.life:
-                self._life = self._database.life
                 self._known.clear()
+                self._remembers(connection)
+                self._life = self._database.life
             yield connection
+
+    def _note(self, writing: Writing) -> None:
+        self._known.update(writing.written)
+        for key, session in writing.written.items():
+            self._last = key, session.version
+
+    def _remembers(self, connection: sa.Connection) -> None:
+        """See that the database still has what we wrote last. Raises `StoreError`."""
+        if self._last is None:
+            return
+        key, version = self._last
+        with store_errors():
+            rows = connection.execute(tables.SESSION_BY_ID, {"ids": [key]}).all()
+        if not rows or rows[0].version < version:
+            raise StoreError(FORGOTTEN)
 
 
 @contextlib.contextmanager
