@@ -18,6 +18,7 @@ for _name in (
     "kube-score-1.20.0",
     "etcd-3.7.3",
     "kube-apiserver-1.36.3",
+    "promtool-2.42.0",
 ):
     _variable = f"EXEQUATUR_{_name.rpartition('-')[0].upper().replace('-', '_')}"
     os.environ.setdefault(_variable, str(_CACHE / "exequatur" / "bin" / _name))
