@@ -21,7 +21,7 @@ from pdp.model import Intent, Session
 from pdp.policies import Policies, Standing
 from pdp.requests import Ask, Close, Open, Settle, Show
 from pdp.rounds import Rules
-from pdp.worker import Conveyor
+from pdp.worker import Acknowledged, Conveyor
 from policies import NOW
 
 OPENER = "spiffe://example.com/orchestrator"
@@ -112,6 +112,7 @@ async def desk(
     journal: Any = None,
     clock: Clock | None = None,
     halted: Callable[[str, bytes, str], None] = lambda *_: None,
+    acknowledged: Acknowledged | None = None,
 ) -> AsyncIterator[Desk]:
     """Run a conveyor in `folder` while the context lasts."""
     clock = clock or Clock()
@@ -125,6 +126,7 @@ async def desk(
         metrics,
         clock=clock,
         halted=halted,
+        acknowledged=acknowledged,
     )
     conveyor.start()
     try:

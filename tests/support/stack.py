@@ -123,6 +123,7 @@ class Stack:
     folder: Path
     workers: int = 1
     pdp_extra: list[str] = field(default_factory=list)
+    sidecar_extra: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.folder / "pki")
@@ -158,6 +159,7 @@ class Stack:
             "sidecar",
             ["sidecar", "run", *self._tls(bank.SIDECAR), f"--pdp={self.target}", f"--ledger={self.ledger_target}"],
             [f"--spool={self.folder / 'sidecar-spool'}", f"--agents=agent=teller,socket={self.socket}", vkey],
+            self.sidecar_extra,
         )
 
     def _process(self, name: str, *argv: list[str]) -> Process:
