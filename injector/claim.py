@@ -19,7 +19,7 @@ AGENT, CONTAINER, SESSION, DOORS, SPOOL = (
     f"{DOMAIN}{name}" for name in ("agent", "container", "session", "doors", "spool")
 )
 INJECTED, INJECTOR = f"{DOMAIN}injected", f"{DOMAIN}injector"
-"""The label and the annotation that injection leaves."""
+"""The label and the annotation that injection leaves; which agent it is becomes a label too, for NetworkPolicies."""
 
 _SHOWN: Final = 8  # faults in one refusal; an API server shows it in one line
 
@@ -88,7 +88,7 @@ def _notes(metadata: Metadata) -> Mapping[str, str]:
     labels = {name for name in metadata.labels or {} if name.startswith(DOMAIN)}
     unknown = sorted(notes.keys() - {AGENT, CONTAINER, SESSION, DOORS, SPOOL, INJECTOR})
     faults = [f"`metadata.annotations[{name}]` is no annotation of ours" for name in unknown]
-    faults += [f"`metadata.labels[{name}]` is no label for pods" for name in sorted(labels - {INJECTED})]
+    faults += [f"`metadata.labels[{name}]` is no label for pods" for name in sorted(labels - {INJECTED, AGENT})]
     if faults:
         raise Refused(*faults)
     return notes

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
 from injector.catalogue import GRPC, OURS, Catalogue, GrpcDoor, McpDoor, Resources
-from injector.claim import INJECTED, INJECTOR, Claim
+from injector.claim import AGENT, INJECTED, INJECTOR, Claim
 
 Object: TypeAlias = dict[str, Any]
 
@@ -62,7 +62,7 @@ def make(claim: Claim, catalogue: Catalogue) -> Made:
         volumes=tuple(_volumes(claim, catalogue)),
         mounts=tuple(mounts),
         env=tuple(env),
-        labels={INJECTED: "true"},
+        labels={INJECTED: "true", AGENT: claim.name},
         annotations={INJECTOR: version("exequatur")},
     )
 
@@ -119,7 +119,8 @@ def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
 
 def _mcp(name: str, door: McpDoor, catalogue: Catalogue) -> Object:
     listen = f"{RUN}/mcp/{name}/{name}.sock"
-    args = ["sidecar", "mcp", "--server", name, "--listen", listen, "--socket", _socket(name), "--", *door.command]
+    args = ["sidecar", "mcp", "--server", name, "--listen", listen, "--shim", f"{RUN}/mcp/{name}/exequatur-mcp"]
+    args += ["--socket", _socket(name), "--", *door.command]
     secret = [{"secretRef": {"name": door.env_from_secret}}] if door.env_from_secret else []
     return {
         **_container(f"{OURS}mcp-{name}", door.image or catalogue.image, args, catalogue, catalogue.resources.mcp),

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from injector.catalogue import Catalogue, first_fault
-from injector.claim import INJECTED, INJECTOR, Claim, Refused, read_claim
+from injector.claim import Claim, Refused, read_claim
 from injector.made import Made, Object, make
 from injector.pods import Pod
 from injector.rules import Case, faults
@@ -87,8 +87,8 @@ def _apart(pod: Object, claim: Claim, made: Made) -> tuple[Object, Object]:
         ],
     }
     metadata = pod["metadata"]
-    _same(metadata.get("labels") or {}, made.labels, f"metadata.labels[{INJECTED}]")
-    _same(metadata.get("annotations") or {}, made.annotations, f"metadata.annotations[{INJECTOR}]")
+    _same(metadata.get("labels") or {}, made.labels, "metadata.labels")
+    _same(metadata.get("annotations") or {}, made.annotations, "metadata.annotations")
     return ours, {**pod, "spec": {**spec, **theirs}}
 
 
@@ -114,7 +114,7 @@ def _without(container: Object, made: Made) -> Object:
 def _same(found: Mapping[str, str], wanted: Mapping[str, str], field: str) -> None:
     for name, value in wanted.items():
         if found.get(name, value) != value:
-            raise Refused(f"`{field}` is the injector's, and not what it writes")
+            raise Refused(f"`{field}[{name}]` is the injector's, and not what it writes")
 
 
 def _without_token(pod: Object) -> Object:
