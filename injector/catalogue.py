@@ -58,7 +58,9 @@ def _reachable(address: str) -> str:
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-"""An agent's id, a tenant: letters, digits, dots, dashes and underscores."""
+"""A tenant: letters, digits, dots, dashes and underscores."""
+AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""An agent's id, which its pods have as a label."""
 DoorName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=20)]
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 VolumeName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=63), AfterValidator(_not_ours)]
@@ -146,7 +148,7 @@ class Catalogue(_Strict):
     decision_timeout_ms: Annotated[int, Field(gt=0, le=60_000)] = 2000
     drain_grace_s: Annotated[int | float, Field(gt=0, le=300)] = 5
     uid_rules: UidRules | None = None
-    agents: Mapping[Word, Agent]
+    agents: Mapping[AgentName, Agent]
 
     @property
     def tool_secrets(self) -> frozenset[str]:
