@@ -10,6 +10,7 @@ import pytest
 
 from exequatur.key_folder import FILE_BYTES, FILES, KeyFolder
 from exequatur.trust.errors import FormatError, TrustError
+from mounted import Mounted
 
 
 def parse(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -42,37 +43,6 @@ def settle(keys: KeyFolder) -> list[str]:
     """Look until nothing happens any more; gives what happened."""
     seen = [keys.look() for _ in range(4)]
     return [look.fault or "changed" for look in seen if look.changed or look.fault]
-
-
-class Mounted:
-    """A folder as the kubelet mounts a ConfigMap: names are links through `..data`, which is swapped at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._turn = folder, 0
-        folder.mkdir()
-
-    def put(self, files: Mapping[str, bytes], *, before_swap=None) -> None:
-        self._turn += 1
-        fresh = self.folder / f"..2026_11_21_{self._turn}"
-        fresh.mkdir()
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        if before_swap:
-            before_swap()
-        old = self.folder / "..data"
-        gone = old.resolve() if old.is_symlink() else None
-        (self.folder / "..data_tmp").symlink_to(fresh.name)
-        (self.folder / "..data_tmp").replace(old)
-        for name in files:
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        for link in self.folder.iterdir():
-            if not link.name.startswith("..") and link.name not in files:
-                link.unlink()
-        if gone is not None:
-            for each in gone.iterdir():
-                each.unlink()
-            gone.rmdir()
 
 
 def test_a_mounted_volume_changes_at_once_and_is_followed(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from exequatur.trust.bundle import Floor, VerifiedBundle
 from exequatur.trust.errors import FormatError, UnknownKeyError
+from mounted import Mounted
 from pdp.bundle.source import FolderSource, Look, read_keys
 from publisher import KID, NOW, built, keys, make, pair, publish
 
@@ -59,6 +60,20 @@ def test_the_highest_sequence_is_served_whatever_the_files_are_called(folder):
     assert reader.look() == FOUND_NOTHING
     (folder / "b.tar.gz").write_bytes(publish(11))
     assert reader.look().found.bundle.sequence == 11
+    assert reader.look() == FOUND_NOTHING
+
+
+def test_a_bundle_in_a_configmap_is_served_and_so_is_the_one_that_takes_its_place(tmp_path):
+    volume = Mounted(tmp_path / "bundles")
+    reader = Reader(volume.folder)
+    volume.put({"policy.tar.gz": publish(1)})
+    assert reader.look().found.bundle.sequence == 1
+    looked = []
+    volume.put({"policy.tar.gz": publish(2)}, before_swap=lambda: looked.append(reader.look()))
+    assert looked == [FOUND_NOTHING]
+    assert reader.look().found.bundle.sequence == 2
+    volume.put({"renamed.tar.gz": publish(3)})
+    assert reader.look().found.origin == "renamed.tar.gz"
     assert reader.look() == FOUND_NOTHING
 
 
