@@ -20,6 +20,8 @@ from pydantic_core import core_schema
 
 from exequatur.metrics import Family, Values
 from exequatur.settings import Settings
+from injector.metrics import Metrics as InjectorMetrics
+from injector.settings import InjectorSettings
 from ledger.metrics import Metrics as LedgerMetrics
 from ledger.settings import LedgerSettings
 from pdp.metrics import BundleMetrics
@@ -71,14 +73,16 @@ def settings_schema(name: str) -> dict[str, Any]:
 def metrics() -> Mapping[str, Sequence[Family]]:
     """Give what each daemon counts, by its name."""
     ends, folder = datetime.max.replace(tzinfo=UTC), Path("unused")
-    supervisor, ledger, sidecar = BundleMetrics([]), LedgerMetrics(), SidecarMetrics()
+    supervisor, ledger, sidecar, injector = BundleMetrics([]), LedgerMetrics(), SidecarMetrics(), InjectorMetrics()
     supervisor.keeps(folder, ends)
     ledger.keeps(folder, ends)
     sidecar.families.keeps(folder, "", ends)
+    injector.families.expires(ends)
     return {
         "pdp": [*WorkerMetrics().families.listed, *supervisor.families.listed],
         "ledger": ledger.families.listed,
         "sidecar": sidecar.families.listed,
+        "injector": injector.families.listed,
     }
 
 
@@ -97,8 +101,9 @@ def metrics_page() -> str:
     def lines() -> Iterator[str]:
         yield METRICS_HEAD
         for daemon, families in metrics().items():
-            address = SETTINGS[daemon].model_fields["http"].default
-            yield f"## `{SETTINGS[daemon].program}`\n"
+            settings = {**SETTINGS, "injector": InjectorSettings}[daemon]
+            address = settings.model_fields["http"].default
+            yield f"## `{settings.program}`\n"
             yield f"At `http://{address}/metrics`, unless `http` says otherwise.\n"
             yield "| name | type | unit | labels | meaning |"
             yield "|---|---|---|---|---|"

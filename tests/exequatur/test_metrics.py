@@ -16,6 +16,7 @@ from exequatur.metrics import Families, Shipped
 from exequatur.spool import Spool
 from exequatur.transport import Code, Refusal, Server, expires_at
 from exequatur.v1 import decision_pb2
+from injector.metrics import Metrics as InjectorMetrics
 from ledger.metrics import Metrics as LedgerMetrics
 from pdp.metrics import BundleMetrics
 from pdp.metrics import Metrics as WorkerMetrics
@@ -43,7 +44,8 @@ def test_each_name_is_declared_once_and_says_what_it_is_in(tmp_path):
     supervisor.keeps(tmp_path, ENDS)
     ledger.keeps(tmp_path, ENDS)
     known: dict[str, object] = {}
-    for families in (worker.families, supervisor.families, ledger.families, sidecar.families):
+    every = (worker, supervisor, ledger, sidecar, InjectorMetrics())
+    for families in (metrics.families for metrics in every):
         for family in families.listed:
             assert family.name.startswith("exequatur_")
             assert family.meaning.endswith(".")
