@@ -123,7 +123,7 @@ class Agent(_Strict):
 
     tenant: Word = "default"
     service_accounts: tuple[Account, ...] = Field(min_length=1)
-    sessions: tuple[Session, ...] = ("pod-name",)
+    sessions: tuple[Session, ...] = Field(default=("pod-name",), min_length=1)
     service_account_token: bool = False
     doors: Mapping[DoorName, Door] = Field(min_length=1)
 
@@ -174,5 +174,6 @@ def first_fault(error: ValidationError) -> str:
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         text = "no such member is known here"
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+    loc = [part for at, part in enumerate(item["loc"]) if at < 2 or item["loc"][at - 2] != "doors"]  # noqa: PLR2004
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     return f"`{where or 'the document'}`: {text[:1].lower()}{text[1:]}"

@@ -40,7 +40,7 @@ def inject(pod: Object, namespace: str, catalogue: Catalogue) -> Object:
 
 
 def difference(before: Any, after: Any, at: str = "") -> Iterator[Object]:
-    """Give the operations (RFC 6902) that make `after` of `before`; lists of another length are replaced whole."""
+    """Give the operations (RFC 6902) that make `after` of `before`; lists of other things are replaced whole."""
     if before == after and type(before) is type(after):
         return
     if isinstance(before, dict) and isinstance(after, dict):
@@ -51,11 +51,15 @@ def difference(before: Any, after: Any, at: str = "") -> Iterator[Object]:
                 yield from difference(before[name], value, f"{at}/{_escape(name)}")
             else:
                 yield {"op": "add", "path": f"{at}/{_escape(name)}", "value": value}
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+    elif isinstance(before, list) and isinstance(after, list) and _names(before) == _names(after):
         for number, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from difference(old, new, f"{at}/{number}")
     else:
         yield {"op": "replace", "path": at, "value": after}
+
+
+def _names(items: list[Any]) -> list[object]:
+    return [item.get("name") if isinstance(item, dict) else None for item in items]
 
 
 def _escape(name: str) -> str:

@@ -288,7 +288,7 @@ def confined(case: Case) -> Faults:
 
 
 def names_resolve_as_for_others(case: Case) -> Faults:
-    """The sidecar finds decision point and ledger by the pod's names: another ledger's name would swallow records."""
+    """The sidecar finds decision point and ledger by the pod's names: a name that leads nowhere keeps records from it."""
     spec = case.pod.spec
     if spec.host_aliases:
         yield "`spec.hostAliases` must not be set"
@@ -314,6 +314,9 @@ def records_last(case: Case) -> Faults:
     for at, volume in case.volumes():
         claim = volume.persistent_volume_claim
         named = claim is not None and (claim.claim_name or "").startswith(f"{OURS}spool")
+        template = volume.ephemeral.get("volumeClaimTemplate") if isinstance(volume.ephemeral, dict) else None
+        if template and {"dataSource", "dataSourceRef"} & (template.get("spec") or {}).keys():
+            yield f"`{at}.ephemeral.volumeClaimTemplate.spec` must have no source: it may be a spool's volume"
         if volume.name == spool and not named:
             yield f"`{at}` must be a persistentVolumeClaim whose name begins with `{OURS}spool`: no other has it"
         if volume.name != spool and named:
