@@ -50,6 +50,9 @@ OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),  # or each quiet client would be sent away after its third ping
+    # A client keeps to one connection, hence to one replica: after this long, give or take a tenth, it is asked to come
+    # again, and who was added gets a share. What it has asked is answered; a handshake costs us 2 ms.
+    ("grpc.max_connection_age_ms", 300_000),
 )
 
 

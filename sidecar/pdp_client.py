@@ -1,10 +1,17 @@
-"""The way to the decision point: one attempt a call, inside the caller's deadline, and every failure is `NoDecision`.
+"""The way to the decision point: inside the caller's deadline, and every failure is `NoDecision`.
 
-No retry: a second attempt that meets the first one's answer is no go-ahead, so it would buy nothing.
+Rules:
+- What a handler may have seen is not sent again: a second attempt that meets the first one's answer is no go-ahead.
+- What no handler has seen is: gRPC sends it again by itself where the connection says so, and we do where a server that
+  stops has cancelled it, for it cancels what comes after its end and finishes what came before. (Were that wrong, the
+  first answer would still reach nobody, and its reservation would be charged: nothing runs twice.)
+- While there is no connection a call waits for one a little, so that a decision point may be replaced under load. When
+  one has waited in vain there is an outage, and until the next answer nobody waits: a denial must not take time then.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, TypeVar
 
 import grpc
@@ -15,6 +22,12 @@ from exequatur.v1 import decision_pb2, decision_pb2_grpc, session_pb2, session_p
 
 MARGIN_S: Final = 0.05
 """What is kept of the caller's deadline for the record and the way back, in seconds."""
+
+CONNECT_S: Final = 1.0
+"""How long a call may wait for a connection, in seconds: some four attempts, one of which finds who is ready."""
+
+ATTEMPTS: Final = 3
+"""How often a call may be sent when servers that stop cancel it."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -38,6 +51,7 @@ class PdpClient:
         self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
         self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
         self._timeout_s = timeout_s
+        self._away = False  # whether somebody has waited for a connection in vain since the last answer
 
     async def authorize(
         self, request: decision_pb2.AuthorizeRequest, left_s: float | None
@@ -71,7 +85,28 @@ class PdpClient:
         timeout = self._timeout_s if left_s is None else min(self._timeout_s, left_s - MARGIN_S)
         if timeout <= 0:
             raise NoDecision("DEADLINE_EXCEEDED", "the caller's deadline leaves no time for a decision")
+        clock = asyncio.get_running_loop().time
+        until = clock() + timeout
+        for attempt in range(1, ATTEMPTS + 1):
+            await self._connect(until - clock())
+            try:
+                answer = await method(request, timeout=max(until - clock(), 0.0), wait_for_ready=not self._away)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.CANCELLED and attempt < ATTEMPTS:
+                    continue
+                raise NoDecision(error.code().name, error.details() or "no reason was given") from None
+            self._away = False
+            return answer
+        raise RuntimeError("unreachable: the last attempt returns or raises")
+
+    async def _connect(self, left_s: float) -> None:
+        """Wait a little for a connection, unless there is one, or an outage. Raises `NoDecision`."""
+        if self._away or self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        patience_s = min(CONNECT_S, self._timeout_s / 2)
+        wait_s = min(patience_s, left_s)
         try:
-            return await method(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise NoDecision(error.code().name, error.details() or "no reason was given") from None
+            await asyncio.wait_for(self._channel.channel_ready(), wait_s)
+        except TimeoutError:
+            self._away = wait_s == patience_s  # a caller in a hurry learns nothing for others
+            raise NoDecision("UNAVAILABLE", f"no decision point could be reached in {wait_s:.1f} s") from None

@@ -6,9 +6,9 @@
 
 Rules:
 - Only `Decision.allowed` is a go-ahead. A `CallError` means that nothing was judged: treat it as a denial.
-- Every call has a deadline. Nothing is sent twice, but for `authorize` with an idempotency key, which is sent once
-  more when the service was unavailable: should the first one have been judged, the second answer says so and is no
-  go-ahead.
+- Every call has a deadline. Nothing that a service may have seen is sent twice, but for `authorize` with an idempotency
+  key, which is sent once more when the service was unavailable or stopped: should the first one have been judged, the
+  second answer says so and is no go-ahead.
 - Plain text over TCP has to be asked for by name. A Unix socket needs no TLS: the kernel checks its owner.
 """
 
@@ -91,8 +91,9 @@ DEADLINE_S: Final = 5.0
 """How long a call may take unless told otherwise, in seconds: longer than a sidecar waits for its decision point."""
 
 _OPTIONS: Final = (
-    # No hidden retry, no service config from DNS, no proxy from the environment: what is sent is what was called for.
-    ("grpc.enable_retries", 0),
+    # No service config from DNS, hence no policy of retries, and no proxy from the environment. What is left of retries
+    # is what gRPC calls transparent: a call that a connection's end shows to have reached no handler is sent again.
+    ("grpc.enable_retries", 1),
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.enable_http_proxy", 0),
     # A half-open link is found within 45 s, a restarted service within one.
@@ -100,7 +101,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
+    # How long one attempt to connect may take: a server that has just lost its neighbour is busy with handshakes.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
@@ -352,7 +354,7 @@ def _patience(timeout_s: float, until: float | None) -> Mapping[str, Any]:
 
 
 def _may_repeat(error: CallError, request: decision_pb2.AuthorizeRequest) -> bool:
-    return error.code == "UNAVAILABLE" and bool(request.idempotency_key)
+    return error.code in ("UNAVAILABLE", "CANCELLED") and bool(request.idempotency_key)
 
 
 def _call_error(error: grpc.RpcError) -> CallError:

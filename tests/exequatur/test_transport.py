@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import tempfile
 from pathlib import Path
@@ -10,6 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from exequatur import transport
+from exequatur.client import open_async_channel
 from exequatur.transport import Code, ListenError, Peer, Refusal, Server, hold_port
 from exequatur.v1 import decision_pb2
 from pki import Authority, channel_credentials
@@ -137,3 +140,29 @@ def test_a_taken_port_is_one_clear_line_and_a_held_one_cannot_be_taken():
     held, address = hold_port("127.0.0.1:0")
     with held, socket.socket() as thief, pytest.raises(OSError, match="in use"):
         thief.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+
+
+async def test_clients_are_sent_to_another_replica_now_and_then_and_lose_no_call(monkeypatch):
+    served = {"one": 0, "two": 0}
+
+    def replica(name: str) -> Server:
+        async def count(message: bytes, peer: Peer, seconds: float | None) -> bytes:
+            served[name] += 1
+            return b""
+
+        return Server({ECHO: count}, SERVICES, reuse_port=True)
+
+    young = {**dict(transport.OPTIONS), "grpc.max_connection_age_ms": 100}
+    monkeypatch.setattr(transport, "OPTIONS", tuple(young.items()))
+    one, two = replica("one"), replica("two")
+    port = one.listen_tcp("127.0.0.1:0", None)
+    await one.start()
+    async with open_async_channel(f"127.0.0.1:{port}", None, unsafe_plaintext=True) as channel:
+        assert await call(channel, wait_for_ready=True) == b""
+        two.listen_tcp(f"127.0.0.1:{port}", None)
+        await two.start()
+        async with asyncio.timeout(20):
+            while not served["two"]:
+                assert await call(channel, timeout=5, wait_for_ready=True) == b""
+    await one.stop(0)
+    await two.stop(0)

@@ -135,7 +135,8 @@ def _config(folder: Path, port: int, service: str) -> Mapping[str, Any]:
         },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
         # Nobody is sent to a decision point that is not healthy, not even when all of them are.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # A change of health reaches those who connect at once, as one of membership does.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "health_checks": [
             {
                 "timeout": "1s",
