@@ -288,7 +288,7 @@ def confined(case: Case) -> Faults:
 
 
 def names_resolve_as_for_others(case: Case) -> Faults:
-    """The sidecar finds decision point and ledger by the pod's names: a name that leads nowhere keeps records from it."""
+    """The sidecar finds decision point and ledger by name: one that leads nowhere keeps records from them."""
     spec = case.pod.spec
     if spec.host_aliases:
         yield "`spec.hostAliases` must not be set"
@@ -302,28 +302,40 @@ def names_resolve_as_for_others(case: Case) -> Faults:
 
 
 def records_last(case: Case) -> Faults:
-    """Records lie on a volume that outlives the pod, in nobody's reach, or every answer waits for the ledger."""
+    """Records lie on a volume that outlives the pod, or every answer waits for the ledger."""
     spool = case.claim.spool
     if spool is None:
         if case.catalogue.ledger is None:
             yield f"`metadata.annotations[{SPOOL}]` is missing: without a ledger, name a volume that holds the records"
-    elif not any(volume.name == spool for _, volume in case.volumes()):
+        return
+    volumes = [volume for _, volume in case.volumes() if volume.name == spool]
+    if not volumes:
         yield f"`metadata.annotations[{SPOOL}]`: {quoted(spool)} is no volume of the pod"
-    elif case.pod.spec.security_context is None or case.pod.spec.security_context.fs_group is None:
+    elif not _is_spool(volumes[0]):
+        yield (
+            f"`spec.volumes[{spool}]` must be a persistentVolumeClaim whose name begins with `{OURS}spool`: those are"
+            " kept from all other pods"
+        )
+    if case.pod.spec.security_context is None or case.pod.spec.security_context.fs_group is None:
         yield f"`spec.securityContext.fsGroup` must be set: or user {SIDECAR_UID} cannot write to the spool's volume"
+
+
+def no_way_to_a_spool(case: Case) -> Faults:
+    """Whoever writes to a spool takes records out of it."""
     for at, volume in case.volumes():
-        claim = volume.persistent_volume_claim
-        named = claim is not None and (claim.claim_name or "").startswith(f"{OURS}spool")
+        if volume.name != case.claim.spool and _is_spool(volume):
+            yield f"`{at}`: claims whose name begins with `{OURS}spool` are for `{SPOOL}` alone"
         template = volume.ephemeral.get("volumeClaimTemplate") if isinstance(volume.ephemeral, dict) else None
         if template and {"dataSource", "dataSourceRef"} & (template.get("spec") or {}).keys():
             yield f"`{at}.ephemeral.volumeClaimTemplate.spec` must have no source: it may be a spool's volume"
-        if volume.name == spool and not named:
-            yield f"`{at}` must be a persistentVolumeClaim whose name begins with `{OURS}spool`: no other has it"
-        if volume.name != spool and named:
-            yield f"`{at}`: claims whose name begins with `{OURS}spool` are for `{SPOOL}` alone"
     for at, name in case.mounted():
-        if name == spool:
+        if name == case.claim.spool:
             yield f"`{at}`: the spool is the sidecar's alone"
+
+
+def _is_spool(volume: Volume) -> bool:
+    claim = volume.persistent_volume_claim
+    return claim is not None and (claim.claim_name or "").startswith(f"{OURS}spool")
 
 
 def shared_where_the_operator_says(case: Case) -> Faults:
@@ -362,6 +374,7 @@ RULES: Final[tuple[Rule, ...]] = (
     confined,
     names_resolve_as_for_others,
     records_last,
+    no_way_to_a_spool,
     shared_where_the_operator_says,
 )
 

@@ -185,7 +185,7 @@ def test_what_a_cluster_adds_to_ours_is_left_alone():
         {"volumeMounts": []},
         {"workingDir": "/workspace"},
     ],
-    ids=lambda other: "".join(other),
+    ids="".join,
 )
 def test_a_false_sidecar_is_refused(other):
     value = injected(pod())
@@ -212,8 +212,8 @@ PODS = st.fixed_dictionaries(
         "security": st.fixed_dictionaries(
             {"runAsUser": st.sampled_from([1, 1000])},
             optional={
-                "runAsNonRoot": st.just(True),  # noqa: FBT003
-                "allowPrivilegeEscalation": st.none() | st.just(False),  # noqa: FBT003
+                "runAsNonRoot": st.just(True),
+                "allowPrivilegeEscalation": st.none() | st.just(False),
                 "capabilities": st.sampled_from([{}, {"drop": ["ALL"]}, {"drop": ["ALL", "KILL"]}, {"add": []}]),
                 "seccompProfile": st.just({"type": "RuntimeDefault"}),
             },

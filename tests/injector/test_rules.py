@@ -277,6 +277,8 @@ CASES = {
             "spec.volumes[records]",
         ),
         "a spool that nobody can write": (spooled(securityContext={}), "spec.securityContext.fsGroup"),
+    },
+    "no_way_to_a_spool": {
         "another pod's spool": (
             volume(persistentVolumeClaim={"claimName": "exequatur-spool-coder-0"}),
             "spec.volumes[more]",

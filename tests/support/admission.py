@@ -134,10 +134,7 @@ def changed(value: dict[str, Any], **at: Any) -> dict[str, Any]:
         *parents, last = path.split("__")
         place: Any = value
         for part in parents:
-            if isinstance(place, list):
-                place = place[int(part)]
-            else:
-                place = place.setdefault(part, {})
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
         place[int(last) if isinstance(place, list) else last] = new
     return value
 
