@@ -36,6 +36,7 @@ FIRST_S: Final = 5.0
 """How long one who is to be refused may take for its first message, in seconds."""
 
 PROGRAM: Final = "exequatur-mcp"
+"""What the agent runs; it is installed beside our Python, or where EXEQUATUR_SHIM says."""
 
 
 async def serve(door: Door, path: Path, program: Path | None, stop: asyncio.Event) -> int:
@@ -44,9 +45,10 @@ async def serve(door: Door, path: Path, program: Path | None, stop: asyncio.Even
         warn(f"{quoted(door.command[0])} is no program here")
         return GONE
     try:
-        listening = _listen(path)
+        _own(path.parent)
         if program is not None:
-            _put(Path(sys.executable).parent / PROGRAM, program)
+            _put(Path(os.environ.get("EXEQUATUR_SHIM") or Path(sys.executable).with_name(PROGRAM)), program)
+        listening = _listen(path)
     except transport.ListenError as error:
         warn(str(error))
         return GONE
@@ -122,26 +124,33 @@ async def _tell(heard: bytes, writer: asyncio.StreamWriter, text: str) -> None:
     writer.close()
 
 
+def _own(folder: Path) -> None:
+    """See that nobody can put another socket in the place of ours. Raises `ListenError`, `OSError`."""
+    # In a pod the folder is a volume, which is everybody's who has it for writing: us alone. `/tmp` is no such thing.
+    if not folder.is_mount() or folder.stat().st_mode & stat.S_ISVTX:
+        transport.own_folder(folder, make=True)
+
+
 def _listen(path: Path) -> socket.socket:
     """Open the socket for whoever sees it. Raises `ListenError`, `OSError`."""
-    # In a pod the folder is a volume, which is everybody's who has it for writing: us alone. `/tmp` is no such thing.
-    if not path.parent.is_mount() or path.parent.stat().st_mode & stat.S_ISVTX:
-        transport.own_folder(path.parent, make=True)
     transport.make_way(path)
     listening = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
         listening.bind(str(path))
+        path.chmod(transport.MOUNTED)
+    except OSError:
+        listening.close()
+        raise
     finally:
         os.umask(before)
-    path.chmod(transport.MOUNTED)
     return listening
 
 
 def _put(source: Path, target: Path) -> None:
     """Copy the agent's program to `target`, whole or not at all. Raises `ListenError`, `OSError`."""
     if not source.is_file():
-        raise transport.ListenError(f"`{source}` is not there to be put at `{target}`: leave out --shim, or install it")
+        raise transport.ListenError(f"`{source}` is not there to be put at `{target}`: install it, or leave out --shim")
     fresh = target.with_name(f".{target.name}.new")
     shutil.copyfile(source, fresh)
     fresh.chmod(0o555)

@@ -212,7 +212,11 @@ def _parser() -> argparse.ArgumentParser:
         " on standard input",
     )
     parser.add_argument(
-        "--shim", metavar="PATH", type=Path, help="where to put the program that joins an MCP client to that socket"
+        "--shim",
+        metavar="PATH",
+        type=Path,
+        help="where to put the program that joins an MCP client to that socket (EXEQUATUR_SHIM names it where it is"
+        " not installed beside us)",
     )
     return parser
 

@@ -50,7 +50,7 @@ static int reach(const char *name) {
 }
 
 static int join(int door) {
-    for (int talking = 1;;) {
+    for (int talking = 1, lost = 0;;) {
         int hear = talking && in.from == in.to, tell = in.from < in.to, take = out.from == out.to;
         short events = (short)((tell ? POLLOUT : 0) | (take ? POLLIN : 0));
         /* What is not waited for is left out: its end would be reported again and again. */
@@ -66,13 +66,14 @@ static int join(int door) {
         if (tell && on[1].revents & (POLLOUT | POLLERR | POLLHUP)) {
             ssize_t n = send(door, in.data + in.from, in.to - in.from, MSG_DONTWAIT | MSG_NOSIGNAL);
             if (n > 0) in.from += (size_t)n;
-            if (n < 0 && !later()) talking = 0, in.from = in.to; /* it hears no more, and may still speak */
+            if (n < 0 && !later()) talking = 0, in.from = in.to, lost = errno; /* it may still have spoken */
         }
         if (take && on[1].revents & (POLLIN | POLLERR | POLLHUP)) {
             ssize_t n = recv(door, out.data, ROOM, MSG_DONTWAIT);
             if (n > 0) out.from = 0, out.to = (size_t)n;
-            if (n == 0) return 0;
-            if (n < 0 && !later()) return fail("the door is lost");
+            if (n == 0 && !lost) return 0;
+            if (n == 0) errno = lost;
+            if (n == 0 || (n < 0 && !later())) return fail("the door is lost");
         }
         if (on[2].revents) {
             size_t left = out.to - out.from; /* no more at once than a pipe that is ready takes without a wait */

@@ -74,7 +74,11 @@ def outcome(start: list[str], path: Path) -> dict[str, str]:
 async def listen(path: Path) -> tuple[Server, Decisions]:
     decisions = Decisions()
     server = Server(decisions.handlers, SERVICES)
-    server.listen_unix(path, "agent:coder/c1", mounted=True)
+    try:
+        server.listen_unix(path, "agent:coder/c1", mounted=True)
+    except (ListenError, OSError):
+        await server.stop(0)
+        raise
     await server.start()
     return server, decisions
 
