@@ -38,6 +38,15 @@ namespace: {{ (index . 0).Release.Namespace }}
 labels: {{- include "exequatur.labels" . | nindent 2 }}
 {{- end }}
 
+{{/* An agent's name as objects may have it: as it is, or, where it is no DNS label, like it and told apart by its digest. */}}
+{{- define "exequatur.objectName" -}}
+{{- if regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" . -}}
+{{ . }}
+{{- else -}}
+{{ . | lower | replace "_" "-" | replace "." "-" }}-{{ sha256sum . | trunc 8 }}
+{{- end -}}
+{{- end }}
+
 {{- define "exequatur.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .tag }}:{{ .tag }}{{ end }}{{ if .digest }}@{{ .digest }}{{ end }}
