@@ -118,9 +118,12 @@ class Postgresql:
         self.life = 0
         """How many connections there have been: behind another one may be a server that does not know the newest."""
         self._has_tables = False
-        with self.transaction(Kind.ALONE) as connection, store_errors("the database cannot hold a store"):
-            _make_tables(connection)
-        self._has_tables = True
+        with self.transaction(Kind.READING) as connection, store_errors("the database cannot be used"):
+            self._has_tables = _has_tables(connection)
+        if not self._has_tables:
+            with self.transaction(Kind.ALONE) as connection, store_errors("the database cannot hold a store"):
+                _make_tables(connection)
+            self._has_tables = True
 
     @contextlib.contextmanager
     def transaction(self, kind: Kind) -> Iterator[sa.Connection]:
@@ -160,9 +163,9 @@ class Postgresql:
         return connection
 
     def _commit(self, connection: sa.Connection) -> None:
-        driver = _driver(connection)
-        driver.warned = ""
         with _driver_errors():
+            driver = _driver(connection)
+            driver.warned = ""
             done = driver.execute("COMMIT", prepare=False).statusmessage
             connection.commit()  # for SQLAlchemy to know
         if driver.warned or done != "COMMIT":
@@ -280,22 +283,25 @@ def _check(connection: sa.Connection, *, has_tables: bool) -> None:
         raise StoreError("the database runs with `fsync` off, and forgets budgets when its machine fails")
     if found.synchronous != "remote_apply":  # which is more than we ask for
         connection.exec_driver_sql("SET synchronous_commit = on")
-    if has_tables:
-        _check_version(connection)
+    if has_tables and not _has_tables(connection):
+        raise StoreError("the database holds no store any more")
 
 
-def _check_version(connection: sa.Connection) -> None:
+def _has_tables(connection: sa.Connection) -> bool:
+    """Say whether there is a store. Raises `StoreError` for one of another version."""
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return False
     version = connection.execute(sa.select(_VERSION.c.version)).scalar_one_or_none()
     if version != SCHEMA_VERSION:
         raise StoreError(f"the store in the database has version {version}, this program knows {SCHEMA_VERSION}")
+    return True
 
 
 def _make_tables(connection: sa.Connection) -> None:
-    """Make the tables where there are none. Nobody else does at the same time. Raises `StoreError`."""
-    there = sa.inspect(connection)
-    if there.has_table(_VERSION.name):
-        _check_version(connection)
+    """Make the tables, unless somebody was quicker. Nobody else does at the same time. Raises `StoreError`."""
+    if _has_tables(connection):
         return
+    there = sa.inspect(connection)
     if others := [name for name in tables.META.tables if there.has_table(name)]:
         raise StoreError(f"the database has a table `{others[0]}` that is not ours: give us one of our own")
     tables.META.create_all(connection)

@@ -172,7 +172,10 @@ class Writing(View):
         """Sessions as they will be once the transaction is durable."""
 
     def write(self, changes: Changes) -> None:
-        """Write all of `changes`; raises `RaceError` where something is not as it was read."""
+        """Write all of `changes`; raises `RaceError` where something is not as it was read.
+
+        Always in the same order, so that no two who write beside each other wait for one another.
+        """
         with store_errors():
             self._sessions(changes)
             self._reservations(changes)
@@ -183,7 +186,7 @@ class Writing(View):
                     sa.insert(tables.ANSWERS),
                     [
                         {"answer_key": tables.answer_key(key), "session": key[0], "decision_id": made, "answer": answer}
-                        for key, (made, answer) in changes.answers.items()
+                        for key, (made, answer) in sorted(changes.answers.items())
                     ],
                 )
 
@@ -200,14 +203,16 @@ class Writing(View):
     def _sessions(self, changes: Changes) -> None:
         if changes.sessions:
             done = self._connection.execute(
-                tables.REPLACE_SESSION, [tables.session_change(s) for s in changes.sessions.values()]
+                tables.REPLACE_SESSION,
+                [tables.session_change(session) for _, session in sorted(changes.sessions.items())],
             )
             if done.rowcount != len(changes.sessions):
                 raise RaceError("a session changed meanwhile")
             self.written = {key: replace(item, version=item.version + 1) for key, item in changes.sessions.items()}
         if changes.opened:
             self._connection.execute(
-                sa.insert(tables.SESSIONS), [tables.session_row(session) for session in changes.opened.values()]
+                sa.insert(tables.SESSIONS),
+                [tables.session_row(session) for _, session in sorted(changes.opened.items())],
             )
             self.written.update(changes.opened)
 

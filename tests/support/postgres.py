@@ -17,25 +17,31 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     import psycopg
 
+    from exequatur.transport import TlsFiles
+
 PASSWORD = "c4n4ry-p4ss"
 """What nobody may ever be told."""
+
+ROOM_BYTES: Final = 512 << 20
+"""What a server may need."""
 
 _CONFIG = """
 listen_addresses = '127.0.0.1'
 max_connections = 60
 shared_buffers = 16MB
-max_wal_size = 256MB
+max_wal_size = 64MB
+recovery_init_sync_method = syncfs
+autovacuum = off
 log_min_messages = fatal
 """
-_TRUST = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
-_HBA = {"plain": _TRUST, "tls": "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"}
+_HBA = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
 
 def program(name: str) -> str:
@@ -63,7 +69,6 @@ class Postgres:
     seed: Path
     """Where one `initdb` serves all servers of a run."""
     port: int = 0
-    settings: dict[str, str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -87,10 +92,8 @@ class Postgres:
 
     def spawn(self) -> None:
         """Start it."""
-        tls = "ssl" in self.settings
-        (self.data / "pg_hba.conf").write_text(_HBA["tls" if tls else "plain"])
-        flags = [f"-c{name}={value}" for name, value in self.settings.items()]
-        command = [program("postgres"), "-D", str(self.data), "-k", str(self.folder), f"-p{self.port}", *flags]
+        (self.data / "pg_hba.conf").write_text(_HBA)
+        command = [program("postgres"), "-D", str(self.data), "-k", str(self.folder), f"-p{self.port}"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True, **_user()
@@ -127,6 +130,39 @@ class Postgres:
         """Have it go on."""
         self._signal_all(signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def set(self, **settings: str) -> Iterator[None]:
+        """Run with other settings, of those that need no new start, while the context lasts."""
+        with self.admin() as admin:
+            admin.execute("SET synchronous_commit = local")
+            for name, value in settings.items():
+                admin.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            self._reload(admin)
+            try:
+                yield
+            finally:
+                admin.execute("ALTER SYSTEM RESET ALL")
+                self._reload(admin)
+
+    @contextlib.contextmanager
+    def proved_by(self, files: TlsFiles) -> Iterator[None]:
+        """Speak TLS, also, with this certificate, while the context lasts."""
+        for path, name in ((files.certificate, "server.crt"), (files.key, "server.key")):
+            (self.data / name).unlink(missing_ok=True)
+            shutil.copy(path, self.data / name)
+            (self.data / name).chmod(0o600)
+            _own(self.data / name)
+        with self.set(ssl="on"):
+            yield
+
+    @staticmethod
+    def _reload(admin: psycopg.Connection[Any]) -> None:
+        """Have it read its settings, and wait until this connection's process has, too."""
+        before = admin.execute("SELECT pg_conf_load_time()").fetchone()
+        admin.execute("SELECT pg_reload_conf()")
+        while admin.execute("SELECT pg_conf_load_time(), pg_sleep(0.005)").fetchone()[:1] == before:  # type: ignore[index]
+            pass
+
     def admin(self, name: str = "postgres") -> psycopg.Connection[Any]:
         """Connect as its owner."""
         import psycopg
@@ -139,7 +175,7 @@ class Postgres:
         """Give a database's address."""
         return f"postgresql://{user}:{PASSWORD}@{host}:{self.port}/{name}{query}"
 
-    def make(self) -> str:
+    def make(self, how: str = "") -> str:
         """Make an empty database, whose owner is a user with a password; gives its name."""
         import psycopg
 
@@ -147,7 +183,7 @@ class Postgres:
         with self.admin() as admin:
             with contextlib.suppress(psycopg.errors.DuplicateObject):
                 admin.execute(f"CREATE ROLE exequatur LOGIN PASSWORD '{PASSWORD}'")
-            admin.execute(f"CREATE DATABASE {name} OWNER exequatur")
+            admin.execute(f"CREATE DATABASE {name} OWNER exequatur {how}")
         return name
 
     def _signal_all(self, what: signal.Signals) -> None:
@@ -176,17 +212,21 @@ def _make_seed(seed: Path) -> None:
             Path(name).chmod(0o711)
             _own(made)
             command = [program("initdb"), "-D", str(made), "-U", "owner", "-A", "trust", "-E", "UTF8", "--no-locale"]
-            subprocess.run([*command, "--no-sync"], check=True, capture_output=True, cwd=name, **_user())
+            subprocess.run(
+                [*command, "--no-sync", "--wal-segsize=1"], check=True, capture_output=True, cwd=name, **_user()
+            )
             shutil.copytree(made, seed)
 
 
 @contextlib.contextmanager
-def running(seed: Path, **settings: str) -> Iterator[Postgres]:
+def running(seed: Path) -> Iterator[Postgres]:
     """A server while the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="ex-") as name:
+    memory = Path("/dev/shm")  # what is synced there lasts as long as any test looks, and delays none
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM_BYTES
+    with tempfile.TemporaryDirectory(prefix="ex-", dir=memory if roomy else None) as name:
         folder = Path(name)
         _own(folder)
-        server = Postgres(folder, seed, settings=settings)
+        server = Postgres(folder, seed)
         try:
             yield server
         finally:
