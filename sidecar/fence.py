@@ -89,7 +89,7 @@ _AGENT: Final = (
     "reject with icmpx admin-prohibited",
 )
 _KERNEL: Final = (
-    f"icmpv6 type {{ {', '.join(_NEIGHBOURS)} }} accept",
+    f"icmpv6 type {{ {_NEIGHBOURS} }} accept",
     f"meta l4proto tcp ct state established {_NO_OPENING} accept",
     "meta l4proto { icmp, icmpv6 } ct state { established, related } accept",
 )
