@@ -87,8 +87,12 @@ __all__ = [
     "status_of",
 ]
 
-DEADLINE_S: Final = 5.0
-"""How long a call may take unless told otherwise, in seconds: longer than a sidecar waits for its decision point."""
+DEADLINE_S: Final = 20.0
+"""How long a call may take unless told otherwise, in seconds: longer than a sidecar waits for its decision point, also
+where each answer waits for a ledger that is being restarted."""
+
+LEDGER_S: Final = 5.0
+"""How long the ledger may take for a batch, in seconds; whoever sends it will send it again."""
 
 _OPTIONS: Final = (
     # No service config from DNS, hence no policy of retries, and no proxy from the environment. What is left of retries
@@ -305,7 +309,7 @@ class LedgerClient:
     """The way to the ledger, for an event loop."""
 
     def __init__(
-        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = DEADLINE_S
+        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = LEDGER_S
     ) -> None:
         """Reach `HOST:PORT`; nothing is sent yet."""
         self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
