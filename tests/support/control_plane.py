@@ -89,12 +89,10 @@ class ControlPlane:
         """Give an object as the server keeps it."""
         return dict(json.loads(self.kubectl("get", f"--namespace={namespace}", kind, name, "--output=json").stdout))
 
-    def namespace(self, name: str, **labels: str) -> str:
+    def namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Create a namespace as the controllers would: with the service account that its pods have by default."""
-        names = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
-        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": names}})
+        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
         self.service_account("default", name)
-        return name
 
     def service_account(self, name: str, namespace: str) -> None:
         """Create a service account."""

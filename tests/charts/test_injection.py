@@ -1,0 +1,321 @@
+"""A real API server, the chart's own webhooks, and the real injector behind them: what becomes of pods.
+
+There is no kubelet: a pod that is admitted stays as it is, and exec into it ends where its node would be asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from control_plane import ADDRESS
+from helm import CHART, NAMESPACE, ROOT, Object
+from kube_schemas import NEWEST, OLDEST, validate
+from stack import until
+
+pytestmark = pytest.mark.cluster
+VALUES = ROOT / "tests" / "charts" / "values" / "one-machine-injected.yaml"
+SERVICE = "exequatur-injector"
+INJECTED, PLAIN, FREE = "team-a", "team-b", "team-c"
+POD = yaml.safe_load("""
+apiVersion: v1
+kind: Pod
+metadata:
+  name: coder
+  annotations: {exequatur.dev/agent: coder}
+spec:
+  serviceAccountName: coder
+  containers:
+    - name: main
+      image: registry.example/coder:1
+      securityContext: {runAsUser: 1000}
+      volumeMounts: [{name: workspace, mountPath: /workspace}]
+  volumes: [{name: workspace, emptyDir: {sizeLimit: 1Gi}}]
+""")
+
+
+class Injector:
+    """The release with its webhooks, and the injector's process, which its Service leads to."""
+
+    def __init__(self, plane) -> None:
+        self.plane = plane
+        self.tls = plane.authority.issue("injector", host=f"{SERVICE}.{NAMESPACE}.svc")
+        bundle = base64.b64encode(self.tls.roots.read_bytes()).decode()
+        self.install("--set=certificates.source=secret", "--set=certificates.certManager.issuer.name=",
+                     *(f"--set=certificates.secrets.{part}={part}-tls" for part in ("pdp", "ledger", "injector")),
+                     f"--set=certificates.caBundle={bundle}",
+                     "--set=agents.coder.serviceAccounts={team-a/coder,team-c/coder}")  # fmt: skip
+        catalogue = plane.get("configmap", "exequatur-catalogue", NAMESPACE)["data"]["catalogue.json"]
+        self.catalogue = plane.folder / "catalogue.json"
+        self.catalogue.write_text(catalogue)
+        self.lead("EndpointSlice")
+
+    def install(self, *settings: str) -> None:
+        args = ("install", "exequatur", str(CHART), f"--namespace={NAMESPACE}", f"--values={VALUES}", *settings)
+        self.plane.run(os.environ["EXEQUATUR_HELM"], *args)
+
+    def lead(self, kind: str) -> None:
+        """Do what controllers would: say where the Service's pods are."""
+        self.plane.create(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": kind,
+                "metadata": {"name": SERVICE, "labels": {"kubernetes.io/service-name": SERVICE}},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [ADDRESS], "conditions": {"ready": True}}],
+                "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
+            },
+            namespace=NAMESPACE,
+        )
+
+    def start(self) -> None:
+        """Run the injector as its container would be, and wait until it says that it is ready."""
+        self.process = self.plane.spawn(
+            "injector", sys.executable, "-I", "-m", "exequatur", "injector", "serve",
+            f"--listen={ADDRESS}:8443", "--http=127.0.0.1:9083", f"--catalogue={self.catalogue}",
+            f"--tls-certificate={self.tls.certificate}", f"--tls-key={self.tls.key}",
+        )  # fmt: skip
+        until(self._ready, 30, f"the injector up (see {self.plane.folder}/injector.log)", every_s=0.1)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+    def _ready(self) -> bool:
+        ask = "import urllib.request as r; r.urlopen('http://127.0.0.1:9083/readyz', timeout=2)"
+        return self.plane.run(sys.executable, "-c", ask, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def injector(plane):
+    for name, labels in (
+        (NAMESPACE, {}),
+        (INJECTED, {"exequatur.dev/inject": "enabled", "pod-security.kubernetes.io/enforce": "restricted"}),
+        (PLAIN, {}),
+        (FREE, {"exequatur.dev/inject": "enabled"}),
+    ):
+        if not plane.kubectl("get", "namespace", name, "--ignore-not-found").stdout:
+            plane.namespace(name)
+        if labels:
+            plane.kubectl(
+                "label", "--overwrite", "namespace", name, *(f"{key}={value}" for key, value in labels.items())
+            )
+        plane.service_account("coder", name)
+    injector = Injector(plane)
+    injector.start()
+    yield injector
+    injector.stop()
+
+
+@pytest.fixture(scope="module")
+def pod(injector):
+    """An injected pod that stays."""
+    (kept,) = injector.plane.create(POD, namespace=INJECTED)
+    return kept
+
+
+def attempt(injector, pod: Object, namespace: str = INJECTED) -> str:
+    """Try to create a pod, without keeping it; give the reason why it is refused, or nothing."""
+    args = ("create", "--dry-run=server", f"--namespace={namespace}", "--filename=-")
+    done = injector.plane.kubectl(*args, stdin=json.dumps(changed(pod, "metadata|name", "tried")), check=False)
+    return done.stderr if done.returncode else ""
+
+
+def changed(pod: Object, path: str, value: object) -> Object:
+    """Give a copy of `pod` in which what is at `path` is `value`; None takes it out."""
+    copy = json.loads(json.dumps(pod))
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split("|")]
+    place = copy
+    for part in parents:
+        place = place[part] if isinstance(part, int) else place.setdefault(part, {})
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return copy
+
+
+def test_a_pod_of_a_labelled_namespace_comes_back_injected_valid_and_restricted(pod):
+    names = [container["name"] for container in pod["spec"]["initContainers"]]
+    assert names == ["exequatur-sidecar", "exequatur-mcp-git"]
+    assert pod["metadata"]["labels"] == {"exequatur.dev/injected": "true", "exequatur.dev/agent": "coder"}
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    (agent,) = pod["spec"]["containers"]
+    assert {"name": "EXEQUATUR_TARGET", "value": "unix:/run/exequatur/doors/grpc/s/door.sock"} in agent["env"]
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in agent["volumeMounts"]}
+    assert mounts == {"/workspace": False, "/run/exequatur/doors/grpc": True, "/run/exequatur/mcp/git": True}
+    assert "kube-api-access" not in json.dumps(pod)
+    shown = {**pod, "metadata": {key: value for key, value in pod["metadata"].items() if key != "managedFields"}}
+    for version in (OLDEST, NEWEST):
+        validate(shown, version)
+
+
+def test_a_pod_of_an_unlabelled_namespace_is_left_as_it_was(injector):
+    (kept,) = injector.plane.create(POD, namespace=PLAIN)
+    assert "initContainers" not in kept["spec"]
+    assert "labels" not in kept["metadata"]
+    assert "exequatur-" not in json.dumps(kept)
+
+
+def test_what_was_injected_is_admitted_again_as_it_is(injector, pod):
+    again = {key: pod[key] for key in ("apiVersion", "kind", "spec")}
+    metadata = {key: pod["metadata"][key] for key in ("labels", "annotations")}
+    (kept,) = injector.plane.create({**again, "metadata": {**metadata, "name": "again"}}, namespace=INJECTED)
+    assert kept["spec"] == pod["spec"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("metadata|annotations", None, "`metadata.annotations[exequatur.dev/agent]` is missing"),
+        ("metadata|annotations|exequatur.dev/agent", "stranger", "the catalogue has no agent `stranger`"),
+        ("metadata|annotations|exequatur.dev/doors", "shell", "`shell` is no door of the agent"),
+        ("metadata|annotations|exequatur.dev/session", "pod-uid", "`pod-uid` is not among the agent's"),
+        ("metadata|annotations|exequatur.dev/sidecar", "off", "is no annotation of ours"),
+        ("spec|serviceAccountName", "default", "may not be the agent `coder`"),
+        ("spec|hostNetwork", True, "`spec.hostNetwork`"),
+        ("spec|shareProcessNamespace", True, "`spec.shareProcessNamespace`"),
+        ("spec|containers|0|securityContext|runAsUser", 64113, "64113"),
+        ("spec|containers|0|securityContext", None, "runAsUser"),
+        ("spec|containers|0|securityContext|privileged", True, "privileged"),
+        ("spec|volumes|0", {"name": "workspace", "hostPath": {"path": "/"}}, "hostPath"),
+        ("spec|volumes|0", {"name": "workspace", "secret": {"secretName": "exequatur-sidecar-coder"}}, "secret"),
+    ],
+)
+def test_what_may_not_be_is_refused_with_its_reason(injector, path, value, reason):
+    said = attempt(injector, changed(POD, path, value), FREE if path != "spec|serviceAccountName" else INJECTED)
+    assert 'admission webhook "inject.exequatur.dev" denied the request: exequatur: ' in said
+    assert reason in said
+
+
+def test_the_same_pod_without_what_may_not_be_is_admitted(injector):
+    assert attempt(injector, POD) == ""
+
+
+def test_nobody_enters_what_is_ours_and_nothing_is_added_to_the_pod(injector, pod):
+    kubectl, at = injector.plane.kubectl, f"--namespace={INJECTED}"
+    for verb in (("exec", "coder", "-c", "{}", "--", "true"), ("attach", "coder", "-c", "{}")):
+        for container in ("exequatur-sidecar", "exequatur-mcp-git"):
+            done = kubectl(verb[0], at, *(word.format(container) for word in verb[1:]), check=False)
+            assert f"nobody may enter `{container}`: it is the injector's" in done.stderr
+        done = kubectl(verb[0], at, *(word.format("main") for word in verb[1:]), check=False)
+        assert "exequatur" not in done.stderr.replace("exequatur-", "")
+        assert "does not have a host assigned" in done.stderr
+    done = kubectl(
+        "debug",
+        at,
+        "coder",
+        "--image=registry.example/debug:1",
+        "--container=debugger",
+        "--profile=restricted",
+        check=False,
+    )
+    assert "an agent's pod takes no ephemeral containers" in done.stderr
+
+
+def test_what_is_ours_in_a_running_pod_never_changes(injector, pod):
+    kubectl, at = injector.plane.kubectl, f"--namespace={INJECTED}"
+    for args in (
+        ("label", "pod", "coder", "exequatur.dev/injected-"),
+        ("annotate", "--overwrite", "pod", "coder", "exequatur.dev/agent=reader"),
+        ("set", "image", "pod/coder", "exequatur-sidecar=registry.example/other:1"),
+    ):
+        done = kubectl(args[0], at, *args[1:], check=False)
+        assert "what is the injector's never changes" in done.stderr
+    kubectl("label", at, "pod", "coder", "team=a")
+    kubectl("set", "image", at, "pod/coder", "main=registry.example/coder:2")
+
+
+@pytest.mark.parametrize("again", ["Never", "IfNeeded"])
+def test_a_later_webhook_that_takes_the_sidecar_out_gets_no_pod_without_one(injector, again):
+    plane = injector.plane
+    tls = plane.authority.issue("stripper", host="localhost")
+    script = Path(__file__).parent.parent / "support" / "stripping_webhook.py"
+    process = plane.spawn(
+        "stripper", sys.executable, str(script), "127.0.0.1", "9443", str(tls.certificate), str(tls.key)
+    )
+    hook = {
+        "name": "strip.example.org",
+        "clientConfig": {
+            "url": "https://localhost:9443/",
+            "caBundle": base64.b64encode(tls.roots.read_bytes()).decode(),
+        },
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": again,
+    }
+    plane.create(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "zz-later"},
+            "webhooks": [hook],
+        }
+    )
+    try:
+        plain = {
+            **POD,
+            "spec": {**POD["spec"], "initContainers": [dict(POD["spec"]["containers"][0], name="exequatur-x")]},
+        }
+        until(lambda: stripped(plane, plain), 20, "the later webhook called", every_s=0.1)
+        done = plane.kubectl(
+            "create", "--dry-run=server", f"--namespace={INJECTED}", "--output=json", "--filename=-",
+            stdin=json.dumps(changed(POD, "metadata|name", "tried")), check=False,
+        )  # fmt: skip
+        if again == "IfNeeded":
+            assert 'admission webhook "validate.exequatur.dev" denied the request' in done.stderr
+            assert "another webhook has changed what it made" in done.stderr
+        else:
+            names = [container["name"] for container in json.loads(done.stdout)["spec"]["initContainers"]]
+            assert names == ["exequatur-sidecar", "exequatur-mcp-git"]
+    finally:
+        plane.kubectl("delete", "mutatingwebhookconfiguration", "zz-later")
+        process.kill()
+        process.wait()
+    until(lambda: not stripped(plane, plain), 20, "the later webhook forgotten", every_s=0.1)
+
+
+def stripped(plane, pod: Object) -> bool:
+    """Tell whether the later webhook is in force: where nothing is injected, it alone changes the pod."""
+    args = ("create", "--dry-run=server", f"--namespace={PLAIN}", "--output=json", "--filename=-")
+    done = plane.kubectl(*args, stdin=json.dumps(changed(pod, "metadata|name", "plain")), check=False)
+    return done.returncode == 0 and "exequatur-x" not in done.stdout
+
+
+def test_a_pod_that_was_not_injected_is_refused_where_the_injecting_webhook_is_gone(injector):
+    plane = injector.plane
+    hooks = plane.get("mutatingwebhookconfiguration", SERVICE)
+    plane.kubectl("delete", "mutatingwebhookconfiguration", SERVICE)
+    try:
+        until(lambda: "injection would still change" in attempt(injector, POD, FREE), 20, "it is refused", every_s=0.1)
+    finally:
+        kept = {key: value for key, value in hooks["metadata"].items() if key in ("name", "labels", "annotations")}
+        plane.create({**hooks, "metadata": kept})
+    until(lambda: attempt(injector, POD, FREE) == "", 20, "it is admitted", every_s=0.1)
+
+
+def test_without_an_injector_no_pod_starts_in_labelled_namespaces_and_every_other_does(injector):
+    injector.stop()
+    try:
+        for namespace in (INJECTED, FREE):
+            assert 'failed calling webhook "inject.exequatur.dev"' in attempt(injector, POD, namespace)
+        assert attempt(injector, POD, PLAIN) == ""
+        assert attempt(injector, POD, NAMESPACE) == ""
+    finally:
+        injector.start()
+    assert attempt(injector, POD) == ""
+
+
+def test_a_namespace_has_the_injectors_own_pods_whatever_its_label_says(injector):
+    """Or it would wait for itself to start."""
+    injector.plane.kubectl("label", "namespace", NAMESPACE, "exequatur.dev/inject=enabled")
+    (kept,) = injector.plane.create(changed(POD, "metadata|name", "own"), namespace=NAMESPACE)
+    assert "initContainers" not in kept["spec"]
