@@ -84,13 +84,18 @@ def _catalogue(settings: InjectorSettings) -> Catalogue:
 def application(catalogue: Catalogue, metrics: Metrics) -> Starlette:
     """Give what answers `POST /mutate` and `POST /validate`."""
 
+    def failed(endpoint: Endpoint, status: int, text: str, **headers: str) -> Response:
+        metrics.answered(endpoint.value, "failed")
+        log.warning("/%s: %s", endpoint.value, text)
+        return PlainTextResponse(f"{text}\n", status, headers)
+
     async def webhook(endpoint: Endpoint, request: Request) -> Response:
         try:
             found = answer(endpoint, await _body(request), catalogue)
-        except (_Unread, Malformed) as error:
-            metrics.answered(endpoint.value, "failed")
-            log.warning("/%s: %s", endpoint.value, error)
-            return PlainTextResponse(f"{error}\n", error.status if isinstance(error, _Unread) else 400)
+        except Malformed as error:
+            return failed(endpoint, 400, str(error))
+        except _Unread as error:  # and what is left of it will not be
+            return failed(endpoint, error.status, str(error), connection="close")
         except ClientDisconnect:
             metrics.answered(endpoint.value, "failed")
             raise
