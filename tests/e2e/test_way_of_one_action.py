@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import re
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -282,9 +284,14 @@ def test_a_newer_bundle_is_served_and_neither_older_nor_forged_ones(stack, telle
 
 
 def test_metrics_and_health_are_served(stack):
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     for process in (stack.pdp, stack.ledger, stack.sidecar):
         assert http_get(process.http, "/healthz")[0] == 200
-        assert "exequatur_" in http_get(process.http, "/metrics")[1]
+        # What is scraped, over several workers too, is what the page lists for this daemon.
+        scraped = set(re.findall(r"^# TYPE (\S+)", http_get(process.http, "/metrics")[1], re.MULTILINE))
+        (section,) = re.findall(rf"^## `exequatur {process.name} .*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+        untried = {"exequatur_trial_answers_total"} if process is stack.pdp else set()
+        assert scraped == set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) - untried, process.name
         with grpc.insecure_channel(f"127.0.0.1:{process.health}") as channel:
             for service in ("live", "ready", ""):
                 asked = health_pb2.HealthCheckRequest(service=service)
