@@ -19,8 +19,7 @@ calls is for people, not for the injector; see `doors.yaml`.
   "sessions" ($agent.sessions | default (list "pod-name")) "serviceAccountToken" ($agent.serviceAccountToken | default false)
   "doors" $doors) -}}
 {{- end -}}
-{{- $rules := dict "image" ($injector.uidRules.image | default (include "exequatur.image" .))
-  "agentMay" $injector.uidRules.agentMay "dns" $injector.uidRules.dns -}}
+{{- $rules := dict "image" $injector.uidRules.image "agentMay" $injector.uidRules.agentMay "dns" $injector.uidRules.dns -}}
 {{- dict "version" 1 "image" (include "exequatur.image" .) "pullPolicy" .Values.image.pullPolicy
   "pdp" (include "exequatur.pdp.address" .) "ledger" (include "exequatur.ledger.address" .)
   "trust" (gt (len (.Values.ledger.verifierKeys | default dict)) 0)
