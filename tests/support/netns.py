@@ -35,6 +35,7 @@ class Network:
         self._base = f"{PREFIX}{pid}"
         self._bridge = f"{self._base}b"
         self._subnet = f"10.{200 + pid % 50}.{pid // 50 % 250}"
+        self.node = f"{self._subnet}.1"
         self._next, self._lock = 9, threading.Lock()
         self._taken: list[str] = []
         _ip(

@@ -46,7 +46,7 @@ class Authority:
     def issue(
         self, name: str, *identities: str, host: str = "", age: dt.timedelta = DAY, organisation: str = ""
     ) -> TlsFiles:
-        """Issue a leaf for 127.0.0.1 and localhost, or for `host` alone, with `identities` as URI SANs.
+        """Issue a leaf for 127.0.0.1 and localhost, or for the names in `host` alone, with `identities` as URI SANs.
 
         It began `age` ago, and holds for two days. Kubernetes takes `organisation` for a group.
         """
@@ -54,7 +54,7 @@ class Authority:
         now = dt.datetime.now(dt.UTC)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity) for identity in identities]
         names += (
-            [x509.DNSName(host)]
+            [_name(one) for one in host.split()]
             if host
             else [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         )
@@ -81,6 +81,13 @@ class Authority:
         )
         key_path.chmod(0o600)
         return TlsFiles(cert_path, key_path, self.roots)
+
+
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def channel_credentials(files: TlsFiles):

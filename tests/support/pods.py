@@ -51,6 +51,8 @@ class Image:
     command: Sequence[str] = ()
     uid: int = 0
     gid: int = 0
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What it has beside this machine's programs, by path."""
 
 
 EXEQUATUR = Image(entrypoint=(str(PROGRAM),), uid=64113, gid=64113)
@@ -208,6 +210,11 @@ class World:
         self._closing: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
+    @property
+    def node(self) -> str:
+        """Our own address on the pods' network."""
+        return self.network.node
+
     def apply(self, manifests: Sequence[Manifest], namespace: str = "default") -> None:
         """Keep objects for the pods that name them."""
         for manifest in manifests:
@@ -260,7 +267,7 @@ class World:
         entrypoint = [_expand(word, env) for word in spec.get("command") or image.entrypoint]
         default = () if spec.get("command") else image.command
         arguments = [_expand(word, env) for word in spec.get("args") or default]
-        mounts = []
+        mounts = [Mount(source, path, read_only=True) for path, source in image.files.items()]
         for mount in spec.get("volumeMounts", ()):
             source = pod.volumes.paths[mount["name"]] / _expand(mount.get("subPathExpr", mount.get("subPath", "")), env)
             mounts.append(Mount(source, mount["mountPath"], mount.get("readOnly", False)))
