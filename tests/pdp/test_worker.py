@@ -32,6 +32,15 @@ from policies import NOW
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
 
+SQLITE_ALONE = pytest.mark.parametrize("either", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.conformance)])
+def either(request, monkeypatch):
+    """All of it holds on both databases."""
+    if request.param == "postgresql":
+        monkeypatch.setattr("conveying.shared", request.getfixturevalue("database"))
+
 
 def fates(parts, *decisions):
     with parts.store.reading() as view:
@@ -433,6 +442,7 @@ async def test_a_store_that_fails_denies_on_record_and_comes_back(tmp_path, monk
         assert fine.decision.effect is ALLOW
 
 
+@SQLITE_ALONE
 async def test_a_full_disk_denies_and_what_follows_is_right(tmp_path):
     async with desk(tmp_path) as parts:
         session = await parts.open()
@@ -454,6 +464,7 @@ async def test_a_full_disk_denies_and_what_follows_is_right(tmp_path):
         assert len(parts.records("decision")) == len(answers) + 1
 
 
+@SQLITE_ALONE
 async def test_a_store_that_somebody_locks_denies_and_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr("pdp.control.sqlite.BUSY_MS", 20)
     async with desk(tmp_path) as parts:
@@ -468,6 +479,7 @@ async def test_a_store_that_somebody_locks_denies_and_comes_back(tmp_path, monke
         assert parts.stored(session.id).steps == 1
 
 
+@SQLITE_ALONE
 async def test_a_store_that_is_gone_is_a_denial(tmp_path):
     async with desk(tmp_path) as parts:
         await parts.open()

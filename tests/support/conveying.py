@@ -26,6 +26,9 @@ from policies import NOW
 
 OPENER = "spiffe://example.com/orchestrator"
 
+shared: Path | None = None
+"""The file with the address of a database that all desks of a test share; unset, each folder has a store of its own."""
+
 
 @dataclass
 class Clock:
@@ -116,6 +119,7 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     """Run a conveyor in `folder` while the context lasts."""
     clock = clock or Clock()
+    database = database or shared
     store, spool, metrics = open_store(folder, database), Spool.open(folder / name, identity="test"), Metrics()
     looking = open_store(folder, database)  # one that the conveyor never holds up
     conveyor = Conveyor(
