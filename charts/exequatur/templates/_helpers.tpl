@@ -220,6 +220,12 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 
+{{/* A quantity in KiB: "10Gi" */}}
+{{- define "exequatur.kibibytes" -}}
+{{- $units := dict "Ki" 1 "Mi" 1024 "Gi" 1048576 "Ti" 1073741824 -}}
+{{ mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[KMGT]i$" .)) }}
+{{- end }}
+
 {{/* A volume claim's specification: {size, storageClassName} */}}
 {{- define "exequatur.claim" -}}
 accessModes: [ReadWriteOnce]
