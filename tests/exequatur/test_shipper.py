@@ -260,6 +260,21 @@ async def test_an_outage_and_a_lost_answer_are_no_older_copy(spool, ledger, key)
     assert not told
 
 
+async def test_a_refusal_is_an_alarm_told_once_and_an_outage_is_none(spool, ledger, key):
+    refused = CallError("PERMISSION_DENIED", "`me` is no writer")
+    ledger.failing = [CallError("UNAVAILABLE", "down"), refused, refused]
+    told: list[str] = []
+    it = Shipper(spool, ledger.append, log_key=key, alarmed=told.append)
+    fill(spool, 5)
+    assert it.heard_at is None
+    for _ in range(3):
+        assert not await it._ship()
+    assert told == ["records are not shipped: permission_denied: `me` is no writer"]
+    assert (it.failures, it.heard_at) == (3, None)
+    assert await it._ship()
+    assert (it.failures, it.heard_at is None) == (0, False)
+
+
 NEW = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 NEW_KEY = LogKey(ORIGIN, NEW.public_key())
 
