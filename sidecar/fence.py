@@ -7,7 +7,7 @@ Run once before all others, as root with NET_ADMIN, which no container of the po
 - A connection is judged when it is opened, by its user alone. What conntrack says counts for nobody's packets and for
   answers: a UDP socket that binds the port that the sidecar has just left must not inherit its way out.
 - Nobody's packets are the kernel's own: neighbour discovery, answers to pings, the last packets of a TCP socket that
-  was closed. Sockets that the kernel makes for a user (MPTCP, RxRPC) are nobody's too: so none opens a connection.
+  was closed. A socket that the kernel makes for a user's is nobody's too: so none of them opens a connection.
 - Who may call the agent is not said here: the caller is no user of the pod. TCP connections from outside are answered.
 - What is refused is refused at once, so that an agent need not wait to learn it.
 """
