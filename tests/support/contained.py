@@ -86,6 +86,7 @@ class Container:
         script = self.folder / "start.sh"
         script.write_text(_script(root, self.plan))
         self._init = None
+        self._made.write_text("")
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [
@@ -98,6 +99,10 @@ class Container:
                 start_new_session=True,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
             )
+
+    @property
+    def _made(self) -> Path:
+        return self.folder / "made"
 
     @property
     def init(self) -> int | None:
@@ -143,6 +148,8 @@ class Container:
 
     def inside(self, *argv: str, env: Mapping[str, str] | None = None, who: Who | None = None) -> list[str]:
         """Give the command that runs `argv` beside it: its namespaces, its user, its environment."""
+        while self.popen is not None and self.popen.poll() is None and not self._made.read_text():
+            time.sleep(0.005)  # until its root is its own: before, it would be this machine's
         init = self.init
         if init is None:
             raise RuntimeError(f"it has ended: {self.tail()}")
@@ -175,7 +182,7 @@ def _environment(env: Mapping[str, str]) -> list[str]:
 
 def _script(root: Path, plan: Plan) -> str:
     """Write what makes the container: mounts, a new root, another user, and the program in its place."""
-    lines = ["set -eu", f"mount -t tmpfs -o mode=0755 root {root}", f"cd {root}"]
+    lines = ["set -eu", f"exec 9>{root.with_name('made')}", f"mount -t tmpfs -o mode=0755 root {root}", f"cd {root}"]
     lines += ["mkdir -m 0755 -p etc proc dev sys tmp run var root home old", "chmod 1777 tmp"]
     lines += [
         f"if [ -L /{path} ]; then cp -P /{path} {path}; else mkdir {path}; fi"
@@ -199,7 +206,7 @@ def _script(root: Path, plan: Plan) -> str:
         f"hostname {shlex.quote(plan.hostname)}",
         "pivot_root . old; umount -l /old; rmdir /old",
         *(["mount -o remount,bind,ro /"] if plan.read_only else []),
-        f"cd {shlex.quote(plan.working_dir)}",
+        f"cd {shlex.quote(plan.working_dir)}; echo made >&9; exec 9>&-",
         "exec " + shlex.join([*plan.who.command, *_environment(plan.env), *plan.argv]),
     ]
     return "\n".join(lines) + "\n"

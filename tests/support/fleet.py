@@ -32,7 +32,7 @@ from injector.catalogue import read_catalogue
 from injector.patch import inject
 from pdp.bundle.build import build, find_opa
 from pki import Authority
-from pods import PROGRAM, Image, Pod, World, pod_of, world
+from pods import Pod, World, our_image, pod_of, world
 
 RELEASE, TEAM = "exequatur", "team-a"
 TRUST = "spiffe://example.org"
@@ -44,8 +44,6 @@ DATABASE = "database.test"
 
 HEARD_S = 0.5
 """How long after a pod's deletion it is still sent new connections, in seconds: the way from API server to nodes."""
-
-OURS = Image(entrypoint=(str(PROGRAM),), uid=64113, gid=64113, files={"/opt/exequatur/bin/exequatur": PROGRAM})
 
 
 def identity(namespace: str, account: str) -> str:
@@ -194,7 +192,8 @@ def agent_pod(name: str, agent: str, command: Sequence[str], **container: Any) -
 @contextlib.contextmanager
 def running(seed: Path, values: Mapping[str, Any] | None = None) -> Iterator[Fleet]:
     """Have a fleet on a PostgreSQL server of its own; nothing runs in it yet."""
-    with postgres.running(seed) as server, world({"registry.example/exequatur": OURS, "": Image()}) as w:
+    with postgres.running(seed) as server, world() as w:
+        w.images["registry.example/exequatur"] = our_image(w.folder)
         node = w.node
         with w.hosts.open("a") as hosts:
             hosts.write(f"{node} {DATABASE}\n")

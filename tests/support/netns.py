@@ -30,6 +30,8 @@ class Network:
     """One bridge with a /24 of its own; the test itself is at `.1`, as a node is."""
 
     def __init__(self) -> None:
+        if os.geteuid() != 0:
+            raise PermissionError("pods run in namespaces of their own: run these tests as root")
         clear_leftovers()
         pid = os.getpid()
         self._base = f"{PREFIX}{pid}"

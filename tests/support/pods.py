@@ -37,8 +37,7 @@ from contained import Container, Mount, Plan, Who
 from netns import Network
 from volumes import Manifest, Volumes, contents
 
-PROGRAM = Path(sys.executable).with_name("exequatur")
-IMAGE_PATH = f"{PROGRAM.parent}:/usr/local/bin:/usr/bin:/bin"
+IMAGE_PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 LOOK_S = 0.02
 START_S = 60.0
 
@@ -55,8 +54,17 @@ class Image:
     """What it has beside this machine's programs, by path."""
 
 
-EXEQUATUR = Image(entrypoint=(str(PROGRAM),), uid=64113, gid=64113)
-PLAIN = Image()
+def our_image(folder: Path) -> Image:
+    """Make what our image has at `/opt/exequatur`: an environment of its own, over what this one has installed."""
+    opt = folder / "opt"
+    (opt / "bin").mkdir(parents=True)
+    (opt / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (opt / "bin" / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    (opt / "pyvenv.cfg").write_text((Path(sys.prefix) / "pyvenv.cfg").read_text())
+    text = "from exequatur.__main__ import main\n\nmain()\n"
+    (opt / "bin" / "exequatur").write_text(f"#!/opt/exequatur/bin/python -I\n{text}")
+    (opt / "bin" / "exequatur").chmod(0o755)
+    return Image(("/opt/exequatur/bin/exequatur",), uid=64113, gid=64113, files={"/opt/exequatur": opt})
 
 
 @dataclass
@@ -197,10 +205,10 @@ class Pod:
 class World:
     """A cluster of one node: objects by name, names of Services, and the pods that run."""
 
-    def __init__(self, folder: Path, images: Mapping[str, Image] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         """Run in `folder`. An image's name that begins with a key of `images` stands for that one."""
         self.folder = folder
-        self.images = {"": EXEQUATUR} if images is None else images
+        self.images = {"": Image()}
         self.network = Network()
         self.objects: dict[tuple[str, str, str], Manifest] = {}
         self.pods: list[Pod] = []
@@ -334,11 +342,11 @@ class World:
 
 
 @contextlib.contextmanager
-def world(images: Mapping[str, Image] | None = None) -> Iterator[World]:
+def world() -> Iterator[World]:
     """Have a cluster of one node in a folder with a short name; nothing of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
         Path(name).chmod(0o755)
-        made = World(Path(name), images)
+        made = World(Path(name))
         try:
             yield made
         finally:
