@@ -11,35 +11,26 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*) -->\n)?```sh\n(?P<text>.*?)```", re.DOTALL)
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return [(match["note"] or "", match["text"]) for match in BLOCK.finditer(page.read_text())]
+from pages import PAGES, blocks, lay
 
 
 @pytest.fixture
 def desk():
-    """A short-named folder with what a reader of the checkout has at hand."""
+    """A short-named folder."""
     folder = Path(tempfile.mkdtemp(prefix="ex-"))
-    for name in ("bundles", "policies"):
-        shutil.copytree(ROOT / name, folder / name)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_page_works(page, desk):
-    env = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", HOME=str(desk), NO_COLOR="1")
+    env = dict(os.environ, PATH=lay(desk), HOME=str(desk), NO_COLOR="1")
     running: list[subprocess.Popen[bytes]] = []
     try:
         for note, text in blocks(page):

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control_plane import ADDRESS
 from helm import CHART, NAMESPACE, ROOT, Object
+from injecting import SERVICE, Injector
 from kube_schemas import NEWEST, OLDEST, validate
 from stack import until
 
 pytestmark = pytest.mark.cluster
 VALUES = ROOT / "tests" / "charts" / "values" / "one-machine-injected.yaml"
-SERVICE = "exequatur-injector"
 INJECTED, PLAIN, FREE = "team-a", "team-b", "team-c"
 POD = yaml.safe_load("""
 apiVersion: v1
@@ -40,58 +39,6 @@ spec:
 """)
 
 
-class Injector:
-    """The release with its webhooks, and the injector's process, which its Service leads to."""
-
-    def __init__(self, plane) -> None:
-        self.plane = plane
-        self.tls = plane.authority.issue("injector", host=f"{SERVICE}.{NAMESPACE}.svc")
-        bundle = base64.b64encode(self.tls.roots.read_bytes()).decode()
-        self.install("--set=certificates.source=secret", "--set=certificates.certManager.issuer.name=",
-                     *(f"--set=certificates.secrets.{part}={part}-tls" for part in ("pdp", "ledger", "injector")),
-                     f"--set=certificates.caBundle={bundle}",
-                     "--set=agents.coder.serviceAccounts={team-a/coder,team-c/coder}")  # fmt: skip
-        catalogue = plane.get("configmap", "exequatur-catalogue", NAMESPACE)["data"]["catalogue.json"]
-        self.catalogue = plane.folder / "catalogue.json"
-        self.catalogue.write_text(catalogue)
-        self.lead("EndpointSlice")
-
-    def install(self, *settings: str) -> None:
-        args = ("install", "exequatur", str(CHART), f"--namespace={NAMESPACE}", f"--values={VALUES}", *settings)
-        self.plane.run(os.environ["EXEQUATUR_HELM"], *args)
-
-    def lead(self, kind: str) -> None:
-        """Do what controllers would: say where the Service's pods are."""
-        self.plane.create(
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": kind,
-                "metadata": {"name": SERVICE, "labels": {"kubernetes.io/service-name": SERVICE}},
-                "addressType": "IPv4",
-                "endpoints": [{"addresses": [ADDRESS], "conditions": {"ready": True}}],
-                "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
-            },
-            namespace=NAMESPACE,
-        )
-
-    def start(self) -> None:
-        """Run the injector as its container would be, and wait until it says that it is ready."""
-        self.process = self.plane.spawn(
-            "injector", sys.executable, "-I", "-m", "exequatur", "injector", "serve",
-            f"--listen={ADDRESS}:8443", "--http=127.0.0.1:9083", f"--catalogue={self.catalogue}",
-            f"--tls-certificate={self.tls.certificate}", f"--tls-key={self.tls.key}",
-        )  # fmt: skip
-        until(self._ready, 30, f"the injector up (see {self.plane.folder}/injector.log)", every_s=0.1)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=20)
-
-    def _ready(self) -> bool:
-        ask = "import urllib.request as r; r.urlopen('http://127.0.0.1:9083/readyz', timeout=2)"
-        return self.plane.run(sys.executable, "-c", ask, check=False).returncode == 0
-
-
 @pytest.fixture(scope="module")
 def injector(plane):
     for name, labels in (
@@ -107,7 +54,15 @@ def injector(plane):
                 "label", "--overwrite", "namespace", name, *(f"{key}={value}" for key, value in labels.items())
             )
         plane.service_account("coder", name)
-    injector = Injector(plane)
+    injector = Injector(plane, plane.authority)
+    bundle = base64.b64encode(injector.tls.roots.read_bytes()).decode()
+    plane.run(
+        os.environ["EXEQUATUR_HELM"], "install", "exequatur", str(CHART), f"--namespace={NAMESPACE}", f"--values={VALUES}",
+        "--set=certificates.source=secret", "--set=certificates.certManager.issuer.name=",
+        *(f"--set=certificates.secrets.{part}={part}-tls" for part in ("pdp", "ledger", "injector")),
+        f"--set=certificates.caBundle={bundle}", "--set=agents.coder.serviceAccounts={team-a/coder,team-c/coder}",
+    )  # fmt: skip
+    injector.lead()
     injector.start()
     yield injector
     injector.stop()

@@ -38,6 +38,12 @@ OTHERS: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
 """The kinds that are not Kubernetes' own: whose Go module defines each, and in which file."""
 
 
+MORE: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
+    "ClusterIssuer": (_CERT_MANAGER, "cert-manager.io_clusterissuers.yaml"),
+}
+"""Those that only our pages name."""
+
+
 @functools.cache
 def _module(name: str, version: str) -> Path:
     """Give the folder of a Go module, which is fetched the first time."""
@@ -53,8 +59,8 @@ def _module(name: str, version: str) -> Path:
 
 
 def definition(kind: str) -> Path:
-    """Give the file of one of `OTHERS`' definitions."""
-    (name, version, folder), file = OTHERS[kind]
+    """Give the file that defines one of `OTHERS` or `MORE`."""
+    (name, version, folder), file = {**OTHERS, **MORE}[kind]
     return _module(name, version) / folder / file
 
 
