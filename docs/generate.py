@@ -34,6 +34,7 @@ from sidecar.settings import SidecarSettings
 
 ROOT: Final = Path(__file__).parent.parent
 SETTINGS: Final[Mapping[str, type[Settings]]] = {
+    "injector": InjectorSettings,
     "ledger": LedgerSettings,
     "pdp": PdpSettings,
     "sidecar": SidecarSettings,
@@ -101,7 +102,7 @@ def metrics_page() -> str:
     def lines() -> Iterator[str]:
         yield METRICS_HEAD
         for daemon, families in metrics().items():
-            settings = {**SETTINGS, "injector": InjectorSettings}[daemon]
+            settings = SETTINGS[daemon]
             address = settings.model_fields["http"].default
             yield f"## `{settings.program}`\n"
             yield f"At `http://{address}/metrics`, unless `http` says otherwise.\n"

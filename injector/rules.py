@@ -128,7 +128,7 @@ def no_shared_processes(case: Case) -> Faults:
 def linux_alone(case: Case) -> Faults:
     """Nothing of ours runs on Windows."""
     system, security = case.pod.spec.os, case.pod.spec.security_context
-    if system is not None and system.name not in (None, "", "linux"):
+    if system is not None and system.name != "linux":
         yield "`spec.os.name` must be linux"
     if security is not None and security.windows_options:
         yield "`spec.securityContext.windowsOptions` must not be set"
@@ -212,7 +212,7 @@ def no_propagated_mounts(case: Case) -> Faults:
     """What is mounted in one container must not appear in others."""
     for at, container in case.containers():
         for mount in container.volume_mounts or ():
-            if mount.mount_propagation not in (None, "", "None"):
+            if mount.mount_propagation not in (None, "None"):
                 yield f"`{at}.volumeMounts[{mount.name}].mountPropagation` must be None"
 
 
@@ -226,7 +226,7 @@ def unprivileged(case: Case) -> Faults:
             yield f"`{at}.securityContext.privileged` must not be true"
         if security.allow_privilege_escalation:
             yield f"`{at}.securityContext.allowPrivilegeEscalation` must not be true"
-        if security.proc_mount not in (None, "", "Default"):
+        if security.proc_mount not in (None, "Default"):
             yield f"`{at}.securityContext.procMount` must be Default"
         if security.capabilities is not None and security.capabilities.add:
             yield f"`{at}.securityContext.capabilities.add` must not be set"
@@ -294,7 +294,7 @@ def names_resolve_as_for_others(case: Case) -> Faults:
         yield "`spec.hostAliases` must not be set"
     if spec.hostname_override:
         yield "`spec.hostnameOverride` must not be set"
-    if spec.dns_policy not in (None, "", "ClusterFirst", "ClusterFirstWithHostNet"):
+    if spec.dns_policy not in (None, "ClusterFirst"):
         yield "`spec.dnsPolicy` must be ClusterFirst"
     for field in ("nameservers", "searches"):
         if (spec.dns_config or {}).get(field):
@@ -342,7 +342,7 @@ def shared_where_the_operator_says(case: Case) -> Faults:
     """A volume over a folder of programs would be a program of the agent's in an MCP server's container."""
     for name, door in case.claim.mcp_doors.items():
         for wanted, path in door.mounts.items():
-            if wanted == case.claim.spool or not any(volume.name == wanted for _, volume in case.volumes()):
+            if not any(volume.name == wanted for _, volume in case.volumes()):
                 yield f"`spec.volumes` has no `{wanted}` to share with the door `{name}`"
                 continue
             for container in case.pod.spec.containers:

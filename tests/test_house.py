@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("exequatur", "pdp", "sidecar", "ledger")
+PACKAGES = ("exequatur", "pdp", "sidecar", "ledger", "injector")
 MODULES = [
     path
     for package in PACKAGES
@@ -21,7 +21,8 @@ MODULES = [
 
 
 @pytest.mark.parametrize(
-    "module", ["pdp.server", "pdp.supervisor", "ledger.server", "sidecar.server", "sidecar.doors.mcp_stdio"]
+    "module",
+    ["pdp.server", "pdp.supervisor", "ledger.server", "sidecar.server", "sidecar.doors.mcp_stdio", "injector.server"],
 )
 def test_a_daemon_starts_without_what_only_people_need(module):
     script = (

@@ -23,8 +23,20 @@ import jsonschema_rs
 
 from exequatur.trust.canonical import Json, quoted
 
-NAMES: Final = ("agents", "cases", "exequatur", "keys", "ledger", "limits", "links", "pdp", "sidecar", "tools")
-"""The schemas that there are. `ledger`, `pdp` and `sidecar` are the daemons' settings."""
+NAMES: Final = (
+    "agents",
+    "cases",
+    "exequatur",
+    "injector",
+    "keys",
+    "ledger",
+    "limits",
+    "links",
+    "pdp",
+    "sidecar",
+    "tools",
+)
+"""The schemas that there are. `injector`, `ledger`, `pdp` and `sidecar` are the daemons' settings."""
 
 _ENDING: Final = ".schema.json"
 _LONGEST: Final = 200  # characters of a pointer that an error shows

@@ -119,6 +119,14 @@ def test_each_volume_of_ours_is_with_whom_it_is_for():
     assert secret == "exequatur-sidecar-coder"
 
 
+def test_a_label_says_which_agent_it_is():
+    assert injected(pod())["metadata"]["labels"] == {
+        "app": "coder",
+        "exequatur.dev/injected": "true",
+        "exequatur.dev/agent": "coder",
+    }
+
+
 def test_only_the_containers_that_are_the_agent_have_doors():
     value = injected(annotated(pod(containers=[container(), container("helper")]), container="main"))
     assert not {name for name in mounts(value["spec"]["containers"][1]) if name.startswith("exequatur-")}

@@ -10,6 +10,7 @@ from injector import rules
 TOKEN = {"projected": {"sources": [{"serviceAccountToken": {"audience": "exequatur", "path": "token"}}]}}
 CLAIM = {"name": "records", "persistentVolumeClaim": {"claimName": "exequatur-spool-coder-0"}}
 VOLUMES = pod()["spec"]["volumes"]
+TWO_VOLUMES = [*VOLUMES, {"name": "workspace-2", "emptyDir": {}}]
 MOUNTS = container()["volumeMounts"]
 
 
@@ -248,6 +249,7 @@ CASES = {
         ),
         "an SELinux type": (security(seLinuxOptions={"type": "spc_t"}), f"{SECURITY}.seLinuxOptions"),
         "an SELinux user": (spec(securityContext={"seLinuxOptions": {"user": "x"}}), "spec.securityContext.seLinux"),
+        "an SELinux role": (security(seLinuxOptions={"role": "x"}), f"{SECURITY}.seLinuxOptions"),
         "kernel parameters": (
             spec(securityContext={"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "0"}]}),
             "spec.securityContext.sysctls",
@@ -276,9 +278,20 @@ CASES = {
             changed(spooled(), spec__volumes__2__persistentVolumeClaim__claimName="data"),
             "spec.volumes[records]",
         ),
+        "a spool that nobody can write, nothing said": (spooled(securityContext=None), "spec.securityContext.fsGroup"),
         "a spool that nobody can write": (spooled(securityContext={}), "spec.securityContext.fsGroup"),
     },
     "no_way_to_a_spool": {
+        "a spool of an MCP server's": (
+            annotated(
+                spec(
+                    securityContext={"fsGroup": 2000},
+                    volumes=[CLAIM | {"name": "workspace"}, VOLUMES[1]],
+                ),
+                spool="workspace",
+            ),
+            f"{MAIN}.volumeMounts[workspace]",
+        ),
         "another pod's spool": (
             volume(persistentVolumeClaim={"claimName": "exequatur-spool-coder-0"}),
             "spec.volumes[more]",
@@ -364,13 +377,25 @@ def test_without_a_ledger_records_need_a_volume():
         volume(image={"reference": "registry.example/data:1"}),
         volume(persistentVolumeClaim={"claimName": "data"}),
         volume(secret={"secretName": "mine"}),
+        volume(projected={"sources": [{"configMap": {"name": "x"}}, {"secret": {"name": "mine"}}]}),
+        volume(ephemeral={"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}),
+        spec(securityContext=None),
+        mount("workspace-2", mountPropagation="None")
+        | {"spec": spec(containers=mount("workspace-2")["spec"]["containers"], volumes=TWO_VOLUMES)["spec"]},
+        annotated(spec(containers=[container(), container("helper", volumeMounts=[])]), container="main"),
+        changed(
+            pod(),
+            metadata__annotations={
+                "exequatur.dev/agent": "coder",
+                "example.org/mood": "unconfined",
+                "container.apparmor.security.beta.kubernetes.io/main": "runtime/default",
+            },
+        ),
         security(appArmorProfile={"type": "Localhost", "localhostProfile": "x"}, readOnlyRootFilesystem=True),
         security(seLinuxOptions={"level": "s0:c1,c2"}, seccompProfile={"type": "Localhost", "localhostProfile": "x"}),
         spec(securityContext={"runAsUser": 1000, "fsGroup": 2000}, containers=[container(securityContext=None)]),
         spec(initContainers=[container("proxy", restartPolicy="Always")]),
         main(ports=[{"containerPort": 8080}], lifecycle={"preStop": {"sleep": {"seconds": 5}}}, stdin=True, tty=True),
-        mount("workspace-2")
-        | {"spec": {**mount("workspace-2")["spec"], "volumes": [*VOLUMES, {"name": "workspace-2", "emptyDir": {}}]}},
     ],
     ids=str,
 )
@@ -431,6 +456,7 @@ def test_what_could_be_misread_is_refused(value, field):
         (annotated(pod(), injector="9.9.9"), "metadata.annotations[exequatur.dev/injector]"),
         (changed(pod(), metadata__labels={"exequatur.dev/injected": "false"}), "metadata.labels[exequatur.dev/inj"),
         (changed(pod(), metadata__labels={"exequatur.dev/inject": "disabled"}), "metadata.labels[exequatur.dev/inj"),
+        (changed(pod(), metadata__labels={"exequatur.dev/agent": "clerk"}), "metadata.labels[exequatur.dev/agent]"),
     ],
 )
 def test_a_pod_is_no_agent_but_its_own(value, reason):

@@ -133,9 +133,9 @@ def test_a_body_that_does_not_say_how_long_it_is_is_bounded_too(injector):
             yield b" " * 2**16
 
     before = counted(injector, "mutate", "failed")
-    with injector.client() as client:
-        with contextlib.suppress(httpx2.TransportError):  # it answers and hangs up while we still write
-            assert client.post("/mutate", content=endless(), headers=JSON).status_code == 413
+    # It answers and hangs up while we still write.
+    with injector.client() as client, contextlib.suppress(httpx2.TransportError):
+        assert client.post("/mutate", content=endless(), headers=JSON).status_code == 413
     until(lambda: counted(injector, "mutate", "failed") > before)
 
 
