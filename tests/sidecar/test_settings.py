@@ -58,6 +58,7 @@ def test_an_agent_has_a_socket_for_each_of_its_doors():
         ((*BASE, "--agents", CODER + ",mounted=true", "--agents", "agent=other,socket=/run/o.sock"), "to itself"),
         ((*BASE, *GIT, "--agents", "agent=coder,socket=/run/fs/fs.sock,door=mcp_stdio"), "by its kind"),
         ((*BASE, "--agents", CODER, "--unsafe-plaintext"), "not both"),
+        ((*BASE, "--agents", CODER, "--wait-for-ledger"), "needs a ledger"),
         (("--pdp", "p:1", "--spool", "s", "--agents", CODER, "--unsafe-plaintext"), "loopback alone"),
         (
             ("--pdp", "127.0.0.1:1", "--ledger", "l:1", "--spool", "s", "--agents", CODER, "--unsafe-plaintext"),
