@@ -1,11 +1,15 @@
-"""The page about Kubernetes: those of its commands that need a cluster, run on a real control plane in their order.
+"""The page about Kubernetes: its commands run in their order, up to the answer that it promises.
 
-What needs nodes, or an engine and a registry, is not run here either, and its page says so.
+A real control plane takes what needs a cluster; what it then has is run as processes, as nodes would run it. Nobody
+builds and pushes an image here, and the page says so.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+import pods
+from helm import Object
 from injecting import Injector
 from kube_schemas import MORE, OTHERS, definition
 from pages import ROOT, blocks, lay
@@ -21,6 +27,7 @@ from pki import Authority
 pytestmark = pytest.mark.cluster
 PAGE = ROOT / "docs" / "kubernetes.md"
 ELSEWHERE = {"not run: an engine and a registry", "not run: nodes"}
+IMAGE = "registry.example/exequatur"
 HERE = {"", "not run: a cluster", "not run: a cluster with its injector"}
 
 
@@ -53,20 +60,54 @@ def test_the_pages_commands_work_on_a_cluster(cluster, desk):
             injector.trust()
             injector.lead()
             injector.start()
-        done = subprocess.run(
-            cluster.inside("bash", "-euo", "pipefail", "-c", text),
-            cwd=desk,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = cluster.inside("bash", "-euo", "pipefail", "-c", text)
+        done = subprocess.run(command, cwd=desk, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         said = done.stdout
     pod = cluster.get("pod", "assistant-1", "office")
     assert [container["name"] for container in pod["spec"]["initContainers"]] == ["exequatur-sidecar"]
     version = pod["metadata"]["annotations"]["exequatur.dev/injector"]
     assert said.splitlines()[1].split() == ["office", "assistant-1", version]
+    injector.stop()
+    with pods.world() as world:
+        (asked,) = [text for note, text in blocks(PAGE) if note == "not run: nodes"]
+        done = judged(cluster, world, Authority(desk / "authority"), asked)
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    promised = re.search(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert promised is not None
+    words = [re.sub(r"\W+", " ", line).strip() for line in promised[1].splitlines()]
+    answer = re.sub(r"\W+", " ", done.stdout)
+    assert [word for word in words if word not in answer] == []
+
+
+def judged(cluster, world: pods.World, authority: Authority, asked: str) -> subprocess.CompletedProcess[str]:
+    """Be cert-manager, the controllers and the nodes for what `cluster` has; then let the agent ask."""
+    world.images[IMAGE] = pods.our_image(world.folder)
+    for kind in ("configmaps", "secrets"):
+        world.apply(everything(cluster, kind))
+    for item in everything(cluster, "certificates"):
+        namespace, name, spec = item["metadata"]["namespace"], item["metadata"]["name"], item["spec"]
+        made = authority.issue(
+            f"{namespace}-{name}", *spec.get("uris", ()), host=next(iter(spec.get("dnsNames", ())), "")
+        )
+        files = {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": made.roots}
+        data = {file: base64.b64encode(path.read_bytes()).decode() for file, path in files.items()}
+        metadata = {"name": spec["secretName"], "namespace": namespace}
+        world.apply([{"kind": "Secret", "metadata": metadata, "data": data}])
+    for kind, name in (("statefulset", "exequatur-ledger"), ("deployment", "exequatur-pdp")):
+        pod = world.run(pods.pod_of(cluster.get(kind, name, "exequatur")))
+        world.name("exequatur", name, pod.ip)
+    agent = world.run(cluster.get("pod", "assistant-1", "office"))
+    job = world.run(pods.pod_of(cluster.get("job", "session-of-assistant-1", "orchestrators")))
+    opening = job.containers["open"]
+    assert opening.wait(60)
+    assert opening.ended == 0, opening.tail()
+    question, _, command = asked.partition("|\n")
+    return agent.containers["agent"].run("/bin/sh", "-c", f"{question} | {command.partition(' -- ')[2]}", timeout_s=60)
+
+
+def everything(cluster, kind: str) -> list[Object]:
+    return list(json.loads(cluster.kubectl("get", kind, "--all-namespaces", "--output=json").stdout)["items"])
 
 
 def test_the_kinds_that_it_names_are_those_that_are_there():
