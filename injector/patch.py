@@ -41,7 +41,7 @@ def inject(pod: Object, namespace: str, catalogue: Catalogue) -> Object:
 
 def difference(before: Any, after: Any, at: str = "") -> Iterator[Object]:
     """Give the operations (RFC 6902) that make `after` of `before`; lists of other things are replaced whole."""
-    if before == after and type(before) is type(after):
+    if before == after:
         return
     if isinstance(before, dict) and isinstance(after, dict):
         for name in before.keys() - after.keys():
@@ -80,7 +80,7 @@ def _apart(pod: Object, claim: Claim, made: Made) -> tuple[Object, Object]:
     ours: Object = {}
     for container in spec.get("initContainers") or ():
         name = container["name"]
-        if name in wanted and name not in ours and _like(container, wanted[name]):
+        if name in wanted and _like(container, wanted[name]):
             ours[name] = container
     theirs = {
         "initContainers": [item for item in spec.get("initContainers") or () if ours.get(item["name"]) is not item],
@@ -126,9 +126,7 @@ def _without_token(pod: Object) -> Object:
     spec: Object = pod["spec"]
     volumes = spec.get("volumes") or []
     token = {item["name"] for item in volumes if item["name"].startswith(_TOKEN_VOLUME) and "projected" in item}
-    if not token:
-        return pod
-    changed: Object = {"volumes": [item for item in volumes if item["name"] not in token]}
+    changed: Object = {"volumes": [item for item in volumes if item["name"] not in token]} if token else {}
     for field in ("initContainers", "containers"):
         if spec.get(field):
             changed[field] = [_without_mounts(container, token) for container in spec[field]]

@@ -148,6 +148,32 @@ def test_every_container_is_restricted_where_it_says_nothing():
             assert security["runAsUser"] == {"sidecar": 64113, "mcp-git": 64114, "fence": 0}[item["name"][10:]]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"capabilities": {"add": []}}, {"capabilities": {"add": [], "drop": ["ALL"]}}),
+        ({"capabilities": {"drop": ["ALL", "KILL"]}}, {"capabilities": {"drop": ["ALL", "KILL"]}}),
+        ({"seccompProfile": {"type": "Localhost"}}, {"seccompProfile": {"type": "Localhost"}}),
+        ({"runAsNonRoot": None}, {"runAsNonRoot": True}),
+    ],
+)
+def test_what_a_container_says_stays(said, kept):
+    value = injected(pod(containers=[container(securityContext={"runAsUser": 1000, **said})]))
+    security = value["spec"]["containers"][0]["securityContext"]
+    assert {name: security[name] for name in kept} == kept
+
+
+def test_what_the_pod_says_for_all_stays():
+    value = injected(pod(securityContext={"seccompProfile": {"type": "Localhost", "localhostProfile": "x"}}))
+    assert "seccompProfile" not in value["spec"]["containers"][0]["securityContext"]
+    assert value["spec"]["initContainers"][0]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_a_volume_that_is_only_called_like_a_token_stays():
+    value = changed(pod(), spec__volumes__1={"name": "kube-api-access-x7k2p", "emptyDir": {}})
+    assert "kube-api-access-x7k2p" in mounts(injected(value)["spec"]["containers"][0])
+
+
 def test_the_token_goes_where_the_catalogue_gives_none():
     value = injected(pod(initContainers=[container("setup")]))["spec"]
     assert value["automountServiceAccountToken"] is False
@@ -201,6 +227,12 @@ def test_a_false_sidecar_is_refused(other):
     assert "spec.initContainers[exequatur-sidecar]" in refusal(value)
 
 
+def test_two_true_sidecars_are_refused():
+    value = injected(pod())
+    value["spec"]["initContainers"] *= 2
+    assert "spec.initContainers[exequatur-sidecar]" in refusal(value)
+
+
 def test_a_true_sidecar_that_would_come_too_late_is_put_first():
     value = injected(pod(initContainers=[container("setup")]))
     inits = value["spec"]["initContainers"]
@@ -244,7 +276,7 @@ def test_the_network_knows_the_agent_by_a_label_that_nobody_else_writes():
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PODS)
 def test_injection_of_what_was_injected_changes_nothing(drawn):
     value = SPOOLED if drawn["spool"] else pod()
@@ -262,7 +294,7 @@ def test_injection_of_what_was_injected_changes_nothing(drawn):
     assert injected(once, known) == once
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.recursive(SMALL, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner)),
     st.data(),
