@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from helm import CHART, EXAMPLES, KUBERNETES, VALUES, helm, objects, render, rendered
+from helm import CHART, EXAMPLES, KUBERNETES, VALUES, helm, objects, render, rendered, text
 from kube_schemas import NEWEST, OLDEST, OTHERS, validate
 
 FILES = [*EXAMPLES, *VALUES]
@@ -45,8 +45,8 @@ def test_helm_lint_finds_nothing(file):
 
 
 @cache
-def _validated(text: str, version: str) -> None:
-    validate(json.loads(text), version)
+def _validated(item: str, version: str) -> None:
+    validate(json.loads(item), version)
 
 
 @each_file
@@ -89,7 +89,7 @@ def has_null(value: object) -> bool:
 
 @each_file
 def test_the_same_values_render_to_the_same_bytes(file):
-    assert render(file) == render(file)
+    assert render(file) == text(file)
 
 
 @pytest.mark.skipif(not Path(os.environ["EXEQUATUR_HELM_3"]).exists(), reason="only helm 4 is here")
@@ -108,7 +108,7 @@ def test_kube_score_finds_nothing(file):
     ignored = ["--ignore-container-cpu-limit", *(f"--ignore-test={name}" for name in names)]
     done = subprocess.run(
         [os.environ["EXEQUATUR_KUBE_SCORE"], "score", "--output-format=ci", *ignored, "-"],
-        input=render(file),
+        input=text(file),
         capture_output=True,
         text=True,
         check=False,

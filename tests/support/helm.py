@@ -68,9 +68,15 @@ def objects(text: str) -> list[Object]:
 
 
 @cache
+def text(*files: Path) -> str:
+    """Render `files` once for all tests that look at them."""
+    return render(*files)
+
+
+@cache
 def rendered(*files: Path) -> Objects:
-    """Render `files` once for all tests that look at them; nobody may change what they get."""
-    return Objects(tuple(objects(render(*files))))
+    """Parse what `files` render to, once; nobody may change what they get."""
+    return Objects(tuple(objects(text(*files))))
 
 
 @dataclass(frozen=True)
