@@ -69,6 +69,7 @@ cluster: $(VENV)/.dev $(EXEQUATUR_HELM) $(EXEQUATUR_ETCD) $(EXEQUATUR_KUBE_APISE
 bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
 	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
 	PYTHONPATH=tests/support $(BIN)/python tests/bench/swaps.py
+	PYTHONPATH=tests/support $(BIN)/python tests/bench/sizing.py
 
 conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
 	$(BIN)/python -m pytest -m conformance $(ARGS)
