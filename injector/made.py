@@ -16,6 +16,7 @@ from injector.claim import AGENT, INJECTED, INJECTOR, Claim
 
 Object: TypeAlias = dict[str, Any]
 
+VERSION: Final = version("exequatur")
 SIDECAR_UID, MCP_UID = 64113, 64114
 HTTP_PORT, HEALTH_PORT = 9082, 9072
 RUN: Final = "/run/exequatur"
@@ -63,7 +64,7 @@ def make(claim: Claim, catalogue: Catalogue) -> Made:
         mounts=tuple(mounts),
         env=tuple(env),
         labels={INJECTED: "true", AGENT: claim.name},
-        annotations={INJECTOR: version("exequatur")},
+        annotations={INJECTOR: VERSION},
     )
 
 

@@ -282,9 +282,15 @@ def confined(case: Case) -> Faults:
             yield f"`{at}.seLinuxOptions` must not choose user, role or such a type"
     if pod is not None and pod.sysctls:
         yield "`spec.securityContext.sysctls` must not be set"
+
+
+def no_orders_by_annotation(case: Case) -> Faults:
+    """AppArmor, container runtimes and their plugins take orders about one container by its name."""
     for name, value in (case.pod.metadata.annotations or {}).items():
-        if name.startswith(_APPARMOR) and (value == "unconfined" or name.startswith(f"{_APPARMOR}{OURS}")):
-            yield f"`metadata.annotations[{name}]` must not be set"
+        if OURS in name:
+            yield f"`metadata.annotations[{name}]` is about what is the injector's"
+        elif name.startswith(_APPARMOR) and value == "unconfined":
+            yield f"`metadata.annotations[{name}]` must not be unconfined"
 
 
 def names_resolve_as_for_others(case: Case) -> Faults:
@@ -372,6 +378,7 @@ RULES: Final[tuple[Rule, ...]] = (
     unprivileged,
     users_of_their_own,
     confined,
+    no_orders_by_annotation,
     names_resolve_as_for_others,
     records_last,
     no_way_to_a_spool,

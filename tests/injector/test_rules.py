@@ -227,6 +227,15 @@ CASES = {
             spec(securityContext={"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}}),
             "spec.securityContext.appArmorProfile.type",
         ),
+        "an SELinux type": (security(seLinuxOptions={"type": "spc_t"}), f"{SECURITY}.seLinuxOptions"),
+        "an SELinux user": (spec(securityContext={"seLinuxOptions": {"user": "x"}}), "spec.securityContext.seLinux"),
+        "an SELinux role": (security(seLinuxOptions={"role": "x"}), f"{SECURITY}.seLinuxOptions"),
+        "kernel parameters": (
+            spec(securityContext={"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "0"}]}),
+            "spec.securityContext.sysctls",
+        ),
+    },
+    "no_orders_by_annotation": {
         "no AppArmor by annotation": (
             changed(
                 pod(),
@@ -245,14 +254,17 @@ CASES = {
                     "container.apparmor.security.beta.kubernetes.io/exequatur-sidecar": "localhost/x",
                 },
             ),
-            "metadata.annotations[container.apparmor",
+            "metadata.annotations[container.apparmor.security.beta.kubernetes.io/exequatur-sidecar]",
         ),
-        "an SELinux type": (security(seLinuxOptions={"type": "spc_t"}), f"{SECURITY}.seLinuxOptions"),
-        "an SELinux user": (spec(securityContext={"seLinuxOptions": {"user": "x"}}), "spec.securityContext.seLinux"),
-        "an SELinux role": (security(seLinuxOptions={"role": "x"}), f"{SECURITY}.seLinuxOptions"),
-        "kernel parameters": (
-            spec(securityContext={"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "0"}]}),
-            "spec.securityContext.sysctls",
+        "a mount into the sidecar by annotation": (
+            changed(
+                pod(),
+                metadata__annotations={
+                    "exequatur.dev/agent": "coder",
+                    "mounts.nri.containerd.io/container.exequatur-sidecar": "- source: /",
+                },
+            ),
+            "metadata.annotations[mounts.nri.containerd.io/container.exequatur-sidecar]",
         ),
     },
     "names_resolve_as_for_others": {
