@@ -75,7 +75,7 @@ class Pod:
         with self.log.open("ab") as log:
             start = containers.volume(self.mcp, containers.SERVER)
             self.door = subprocess.Popen([*start, *command], stderr=log, env=environ)
-        until(lambda: self.probe() == 0, what="the door")
+        until(lambda: self.probe() == 0, what="the door", every_s=0.25)
 
     def probe(self) -> int:
         """Ask as a kubelet does: the program itself, without anything to say."""
