@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Self, get_origin
+from typing import Any, ClassVar, Final, Literal, NoReturn, Self, get_origin
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -150,9 +151,20 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     return {}
 
 
+_SERVICE_LINK: Final = re.compile(
+    r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$"
+)
+"""How the variables end by which Kubernetes tells a pod of each Service in its namespace, whatever that is called: no
+setting ends so, and a Service named like a daemon must not keep it from starting."""
+
+
 def _read_environ(cls: type[Settings], environ: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
     """Take this daemon's variables; lists are JSON or comma-separated; a name that no field has is a fault."""
-    mine = {name: value for name, value in environ.items() if name.startswith(cls.env_prefix)}
+    mine = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(cls.env_prefix) and not _SERVICE_LINK.search(name)
+    }
     names = {f"{cls.env_prefix}{name.upper()}": name for name in cls.model_fields}
     faults += [
         f"`{name}` is not a setting: see `{cls.program} --help`"

@@ -70,3 +70,32 @@ def test_what_config_prints_is_what_config_reads(tmp_path):
     settings = Toy(folder="x", names=("a", "b"))
     (tmp_path / "toy.toml").write_text(describe(settings))
     assert Toy.load(["--config", str(tmp_path / "toy.toml")], {}) == settings
+
+
+def test_a_service_named_like_a_daemon_keeps_no_daemon_from_starting():
+    links = {
+        "TOY_SERVICE_HOST": "10.96.0.7",
+        "TOY_SERVICE_PORT": "7070",
+        "TOY_SERVICE_PORT_GRPC": "7070",
+        "TOY_PORT": "tcp://10.96.0.7:7070",
+        "TOY_PORT_7070_TCP": "tcp://10.96.0.7:7070",
+        "TOY_PORT_7070_TCP_PROTO": "tcp",
+        "TOY_PORT_7070_TCP_PORT": "7070",
+        "TOY_PORT_7070_TCP_ADDR": "10.96.0.7",
+        "TOY_METRICS_SERVICE_HOST": "10.96.0.8",
+        "TOY_METRICS_PORT_9082_TCP_ADDR": "10.96.0.8",
+    }
+    assert Toy.load(["--folder", "x"], links).folder == "x"
+    with pytest.raises(SettingsError):
+        Toy.load(["--folder", "x"], {**links, "TOY_PORTS": "7070"})
+
+
+def test_no_setting_ends_as_what_kubernetes_says_of_services():
+    from exequatur.settings import _SERVICE_LINK
+    from injector.settings import InjectorSettings
+    from ledger.settings import LedgerSettings
+    from pdp.settings import PdpSettings
+    from sidecar.settings import SidecarSettings
+
+    for cls in (InjectorSettings, LedgerSettings, PdpSettings, SidecarSettings):
+        assert [name for name in cls.model_fields if _SERVICE_LINK.search(f"{cls.env_prefix}{name.upper()}")] == []
