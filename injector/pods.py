@@ -281,6 +281,7 @@ class Metadata(_Open):
     """What a pod is called, and what is noted on it."""
 
     name: str | None = None
+    generate_name: str | None = None
     namespace: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None

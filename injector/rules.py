@@ -295,7 +295,10 @@ def no_orders_by_annotation(case: Case) -> Faults:
 
 def names_resolve_as_for_others(case: Case) -> Faults:
     """The sidecar finds decision point and ledger by name: one that leads nowhere keeps records from them."""
-    spec = case.pod.spec
+    spec, metadata = case.pod.spec, case.pod.metadata
+    for field, name in (("name", metadata.name), ("generateName", metadata.generate_name)):
+        if "." in (name or ""):  # a pod's name is a host's in its own /etc/hosts, whole
+            yield f"`metadata.{field}` must have no dot: it would stand for a host of that name"
     if spec.host_aliases:
         yield "`spec.hostAliases` must not be set"
     if spec.hostname_override:

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sidecar.fence
 from admission import CATALOGUE, UID_RULES, annotated, apply, catalogue, changed, container, injected, pod, refusal
 from injector.patch import difference
 from kube_schemas import NEWEST, OLDEST, validate
+from sidecar.doors import mcp_stdio
 from sidecar.settings import SidecarSettings
 
 FENCED = catalogue(uidRules=UID_RULES)
@@ -57,10 +59,10 @@ def test_what_is_ours_comes_before_anything_of_the_pods_own():
 
 def test_the_sidecars_arguments_are_what_the_sidecar_takes():
     for value, waits in ((pod(), True), (SPOOLED, False)):
-        sidecar = named(injected(value)["spec"]["initContainers"], "exequatur-sidecar")
-        assert sidecar["command"] == ["/opt/exequatur/bin/exequatur"]
-        assert sidecar["args"][:2] == ["sidecar", "run"]
-        found = SidecarSettings.load(sidecar["args"][2:], {})
+        made = named(injected(value)["spec"]["initContainers"], "exequatur-sidecar")
+        assert made["command"] == ["/opt/exequatur/bin/exequatur"]
+        assert made["args"][:2] == ["sidecar", "run"]
+        found = SidecarSettings.load(made["args"][2:], {})
         assert [(item.door, item.enforced, item.mounted) for item in found.agents] == [
             ("grpc", False, True),
             ("mcp_stdio", True, True),
@@ -70,9 +72,34 @@ def test_the_sidecars_arguments_are_what_the_sidecar_takes():
         }
         assert (found.pdp, found.ledger) == (CATALOGUE["pdp"], CATALOGUE["ledger"])
         assert found.wait_for_ledger is waits
-        places = [path for path, _ in mounts(sidecar).values()]
+        places = [path for path, _ in mounts(made).values()]
         for path in (found.spool, found.tls_key, found.log_key, *(item.socket for item in found.agents)):
             assert any(str(path).startswith(place) for place in places), path
+
+
+def test_the_fences_arguments_are_what_the_fence_takes(capsys):
+    fence = named(injected(pod(), FENCED)["spec"]["initContainers"], "exequatur-fence")
+    assert fence["args"][:2] == ["sidecar", "fence"]
+    assert "restartPolicy" not in fence  # the pod goes on when it has ended, and not before
+    assert sidecar.fence.main([*fence["args"][2:], "--print"]) == 0
+    rules = capsys.readouterr().out
+    assert all(part in rules for part in ("64113", "64114", "10.0.0.0/8", "10.96.0.10"))
+
+
+def test_an_mcp_servers_arguments_are_what_its_door_takes():
+    value = injected(pod())["spec"]
+    server = named(value["initContainers"], "exequatur-mcp-git")
+    assert server["args"][:2] == ["sidecar", "mcp"]
+    at = server["args"].index("--")
+    assert server["args"][at + 1 :] == CATALOGUE["agents"]["coder"]["doors"]["git"]["command"]
+    options = mcp_stdio._parser().parse_args(server["args"][2:at])
+    places = mounts(server)
+    assert options.server == "git"
+    assert str(options.listen.parent) == str(options.shim.parent) == places["exequatur-mcp-git"][0]
+    assert options.socket.startswith(places["exequatur-door-git"][0] + "/")
+    assert server["startupProbe"]["exec"]["command"] == ["test", "-S", str(options.listen)]
+    sockets = [f"socket={options.socket}" in arg for arg in named(value["initContainers"], "exequatur-sidecar")["args"]]
+    assert sum(sockets) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,8 +111,8 @@ def test_the_sidecars_arguments_are_what_the_sidecar_takes():
     ],
 )
 def test_the_instance_is_what_the_operator_lets_it_be(session, source):
-    sidecar = named(injected(annotated(pod(), session=session))["spec"]["initContainers"], "exequatur-sidecar")
-    assert sidecar["env"] == [{"name": "EXEQUATUR_INSTANCE", **source}]
+    made = named(injected(annotated(pod(), session=session))["spec"]["initContainers"], "exequatur-sidecar")
+    assert made["env"] == [{"name": "EXEQUATUR_INSTANCE", **source}]
 
 
 def test_the_agent_sees_doors_and_may_only_use_them():
@@ -195,9 +222,9 @@ def test_the_token_stays_with_the_pods_own_containers_where_the_catalogue_gives_
 
 def test_what_a_cluster_adds_to_ours_is_left_alone():
     value = injected(pod())
-    sidecar = named(value["spec"]["initContainers"], "exequatur-sidecar")
-    sidecar["resources"] = {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "256Mi", "cpu": "1"}}
-    sidecar["imagePullPolicy"] = "Always"
+    made = named(value["spec"]["initContainers"], "exequatur-sidecar")
+    made["resources"] = {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "256Mi", "cpu": "1"}}
+    made["imagePullPolicy"] = "Always"
     value["spec"]["volumes"].append({"name": "added-later", "emptyDir": {}})
     value["spec"]["containers"][0]["env"].append({"name": "ADDED", "value": "later"})
     assert injected(value) == value

@@ -272,6 +272,11 @@ CASES = {
             spec(hostAliases=[{"ip": "127.0.0.1", "hostnames": ["exequatur-ledger.exequatur.svc"]}]),
             "spec.hostAliases",
         ),
+        "a pod called like the ledger": (
+            changed(pod(), metadata__name="exequatur-ledger.exequatur.svc"),
+            "metadata.name",
+        ),
+        "a pod to be called so": (changed(pod(), metadata__generateName="ledger.exequatur."), "metadata.generateName"),
         "the pod as the ledger": (
             spec(hostnameOverride="exequatur-ledger.exequatur.svc"),
             "spec.hostnameOverride",
