@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor
 from exequatur.trust.errors import EquivocationError, NotYetValidError, TrustError
 from exequatur.trust.keys import BundleKeys
-from pdp.bundle.source import Found, Look, SourceError, is_over, open_bundle
+from pdp.bundle.source import Found, Look, SourceError, is_over, is_overtaken, open_bundle
 
 BACKOFF_S: Final = (0.5, 60.0)
 """The shortest pause after a failure, and the longest, in seconds."""
@@ -193,10 +193,12 @@ class RemoteSource:
             self._checked = known
         if known.bundle is None:
             raise TrustError(known.fault)
+        digest = known.bundle.digest
         if known.bundle.signed:
+            if digest == serving and is_overtaken(known.bundle, floor):
+                return None
             check_floor(known.bundle, floor)
         self._confirmed = got.heard  # also by one that was refused: its publisher was heard
-        digest = known.bundle.digest
         if digest == serving or digest in self._refused:
             return None
         opened = opened or open_bundle(got.data, keys, now=now, tenant=self._tenant)

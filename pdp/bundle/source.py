@@ -130,7 +130,7 @@ class FolderSource:
         self._files = {path: self._look_at(path, self._files.get(path), now, anew=anew) for path in paths}
         faults += [file.fault for file in self._files.values() if file.fault and (file.settled or file.early)]
         twofold: list[str] = []
-        best = self._best(floor, faults, twofold, now)
+        best = self._best(floor, faults, twofold, now, serving)
         found = None
         if best is not None and best[1].digest != serving:
             found = self._open(*best, now=now)
@@ -169,11 +169,13 @@ class FolderSource:
         return _File(stamp, replace(bundle, files={}), settled=same or bundle.signed)
 
     def _best(
-        self, floor: Floor | None, faults: list[str], twofold: list[str], now: datetime
+        self, floor: Floor | None, faults: list[str], twofold: list[str], now: datetime, serving: bytes
     ) -> tuple[Path, VerifiedBundle] | None:
         """Choose among the files that are good: the highest sequence; unsigned, the newest file."""
         good = [(path, file.bundle, file.stamp) for path, file in self._files.items() if file.bundle and file.settled]
         for path, bundle, _ in sorted(good, key=lambda item: (item[1].sequence, item[2]), reverse=True):
+            if bundle.digest == serving and is_overtaken(bundle, floor):
+                return None
             try:
                 if bundle.signed:
                     _check_place(bundle, (other for _, other, _ in good), floor)
@@ -258,6 +260,11 @@ def _check_place(bundle: VerifiedBundle, good: Iterable[VerifiedBundle], floor: 
         return  # its digest was compared: it is the one that was served
     if any(other.sequence == bundle.sequence and other.digest != bundle.digest for other in good):
         raise EquivocationError(f"sequence {bundle.sequence} is there twice, with other content: sign one anew")
+
+
+def is_overtaken(bundle: VerifiedBundle, floor: Floor | None) -> bool:
+    """Say whether another decision point of the same store serves a newer one: then this source is behind, no more."""
+    return bundle.signed and floor is not None and bundle.sequence < floor.sequence
 
 
 def is_over(bundle: VerifiedBundle | None, now: datetime) -> bool:
