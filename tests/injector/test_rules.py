@@ -397,8 +397,14 @@ def test_without_a_ledger_records_need_a_volume():
         volume(projected={"sources": [{"configMap": {"name": "x"}}, {"secret": {"name": "mine"}}]}),
         volume(ephemeral={"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}),
         spec(securityContext=None),
-        mount("workspace-2", mountPropagation="None")
-        | {"spec": spec(containers=mount("workspace-2")["spec"]["containers"], volumes=TWO_VOLUMES)["spec"]},
+        spec(dnsPolicy=None),
+        security(procMount="Default"),
+        pod()
+        | {
+            "spec": spec(
+                containers=mount("workspace-2", mountPropagation="None")["spec"]["containers"], volumes=TWO_VOLUMES
+            )["spec"]
+        },
         annotated(spec(containers=[container(), container("helper", volumeMounts=[])]), container="main"),
         changed(
             pod(),
