@@ -11,11 +11,14 @@ import yaml
 
 from helm import EXAMPLES, VALUES, Object, Objects, containers, rendered
 from injector.catalogue import read_catalogue
+from injector.patch import inject
 from injector.settings import InjectorSettings
+from kube_schemas import NEWEST, OLDEST, validate
 from ledger.settings import LedgerSettings
 from pdp.settings import PdpSettings
 from pdp.supervisor import STEPS
 from pod_security import looseness, violations
+from sidecar.settings import SidecarSettings
 
 FILES = [*EXAMPLES, *VALUES]
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -235,6 +238,48 @@ def test_the_injector_takes_the_catalogue_and_knows_what_the_values_say(file):
         assert ours.service_account_token is agent.get("serviceAccountToken", False)
     assert found.trust is bool(given["ledger"].get("verifierKeys"))
     assert (found.uid_rules is not None) is given["injector"].get("uidRules", {}).get("enabled", False)
+
+
+@each_file
+def test_what_the_injector_makes_of_an_agents_pod_is_valid_restricted_and_taken_by_the_sidecar(file):
+    objects, given = rendered(file), values(file)
+    if not given.get("injector", {}).get("enabled"):
+        return
+    known = catalogue(objects)
+    for name, agent in known.agents.items():
+        for account in agent.service_accounts:
+            namespace, _, service_account = account.partition("/")
+            pod = inject(agent_pod(name, service_account, agent), namespace, known)
+            assert {fault.partition(":")[0] for fault in violations(pod)} <= {"exequatur-fence"}
+            (sidecar,) = [item for item in pod["spec"]["initContainers"] if item["name"] == "exequatur-sidecar"]
+            assert sidecar["args"][:2] == ["sidecar", "run"]
+            found = SidecarSettings.load(sidecar["args"][2:], {})
+            assert {socket.enforced for socket in found.agents} == {door.enforced for door in agent.doors.values()}
+            assert found.wait_for_ledger
+            assert (found.log_key is not None) is known.trust
+            for version in (OLDEST, NEWEST):
+                validate(pod, version)
+
+
+def agent_pod(name: str, account: str, agent) -> Object:
+    """Make the pod that an agent's team would."""
+    mounts = {volume: path for door in agent.doors.values() for volume, path in getattr(door, "mounts", {}).items()}
+    main = {
+        "name": "main",
+        "image": "registry.example/agent:1",
+        "securityContext": {"runAsUser": 1000},
+        "volumeMounts": [{"name": volume, "mountPath": path} for volume, path in mounts.items()],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "one", "annotations": {"exequatur.dev/agent": name}},
+        "spec": {
+            "serviceAccountName": account,
+            "containers": [main],
+            "volumes": [{"name": volume, "emptyDir": {}} for volume in mounts],
+        },
+    }
 
 
 @each_file

@@ -10,6 +10,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,45 +24,55 @@ OLDEST, NEWEST = "1.33", kubernetes_validate.latest_version()
 # The library reads 1.4 MB of definitions for each object.
 utils.schema_contents = functools.cache(utils.schema_contents)
 
-_CERT_MANAGER: Final = ("github.com/cert-manager/cert-manager", "v1.21.2", "deploy/crds")
-_PROMETHEUS: Final = (
-    "github.com/prometheus-operator/prometheus-operator",
-    "v0.88.0",
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of a Go module, in the one version that has this sum."""
+
+    module: str
+    sum: str
+    folder: str
+
+
+_CERT_MANAGER: Final = Source(
+    "github.com/cert-manager/cert-manager@v1.21.2",
+    "h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68=",
+    "deploy/crds",
+)
+_PROMETHEUS: Final = Source(
+    "github.com/prometheus-operator/prometheus-operator@v0.88.0",
+    "h1:3T/dCQdk7CUVRqVfwRHoC5g66fC/ML6XQQLtQVL6Q5o=",
     "example/prometheus-operator-crd",
 )
-OTHERS: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
+OTHERS: Final[Mapping[str, tuple[Source, str]]] = {
     "Certificate": (_CERT_MANAGER, "cert-manager.io_certificates.yaml"),
     "ServiceMonitor": (_PROMETHEUS, "monitoring.coreos.com_servicemonitors.yaml"),
     "PodMonitor": (_PROMETHEUS, "monitoring.coreos.com_podmonitors.yaml"),
     "PrometheusRule": (_PROMETHEUS, "monitoring.coreos.com_prometheusrules.yaml"),
 }
-"""The kinds that are not Kubernetes' own: whose Go module defines each, and in which file."""
-
-
-MORE: Final[Mapping[str, tuple[tuple[str, str, str], str]]] = {
+"""The kinds that are not Kubernetes' own: who defines each, and in which file."""
+MORE: Final[Mapping[str, tuple[Source, str]]] = {
     "ClusterIssuer": (_CERT_MANAGER, "cert-manager.io_clusterissuers.yaml"),
 }
 """Those that only our pages name."""
 
 
 @functools.cache
-def _module(name: str, version: str) -> Path:
-    """Give the folder of a Go module, which is fetched the first time."""
+def _fetched(source: Source) -> Path:
+    """Give the folder, which is fetched the first time."""
     with tempfile.TemporaryDirectory(prefix="ex-") as empty:
-        done = subprocess.run(
-            ["go", "mod", "download", "-json", f"{name}@{version}"],
-            cwd=empty,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    return Path(json.loads(done.stdout)["Dir"])
+        command = ["go", "mod", "download", "-json", source.module]
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if found["Sum"] != source.sum:
+        raise RuntimeError(f"`{source.module}` is not what it was: its sum is {found['Sum']}")
+    return Path(found["Dir"]) / source.folder
 
 
 def definition(kind: str) -> Path:
     """Give the file that defines one of `OTHERS` or `MORE`."""
-    (name, version, folder), file = {**OTHERS, **MORE}[kind]
-    return _module(name, version) / folder / file
+    source, file = {**OTHERS, **MORE}[kind]
+    return _fetched(source) / file
 
 
 @functools.cache
