@@ -98,19 +98,20 @@ def empty_handler() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def decision_point(workers: int) -> Iterator[str]:
+def decision_point(workers: int, *more: str, opens: bool = True) -> Iterator[str]:
+    """Run one, with these settings too, and sessions for all callers, unless others have opened them."""
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
         folder, http = Path(name), free_port()
         bundles, keys = bank.put(folder, policies=100)
         address = f"127.0.0.1:{free_port()}"
         argv = ["pdp", "serve", "--unsafe-plaintext", f"--listen={address}", f"--http=127.0.0.1:{http}"]
         argv += [f"--workers={workers}", f"--state={folder / 'state'}", f"--bundle={bundles}", f"--keys={keys}"]
-        argv += [f"--openers={UNSAFE_PLAINTEXT}", "--log-level=warning"]
+        argv += [f"--openers={UNSAFE_PLAINTEXT}", "--log-level=warning", *more]
         process = Process("pdp", argv, folder / "pdp.log", http)
         process.start()
         try:
             with Client(address, unsafe_plaintext=True) as client:
-                for number in range(SESSIONS):
+                for number in range(SESSIONS if opens else 0):
                     client.open_session(
                         "teller",
                         UNSAFE_PLAINTEXT,
