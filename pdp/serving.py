@@ -45,6 +45,10 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         for spool in spools:
             stack.callback(spool.close)
         rules = Rules(timedelta(seconds=settings.reservation_ttl_s), frozenset(settings.enforced))
+
+        async def acknowledged(number: int) -> None:
+            await shipping.acknowledged(number)
+
         conveyor = Conveyor(
             store,
             spools[0],
@@ -52,7 +56,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
             rules,
             metrics,
             halted=orders.halted,
-            acknowledged=(lambda number: shipping.acknowledged(number)) if settings.wait_for_ledger else None,
+            acknowledged=acknowledged if settings.wait_for_ledger else None,
         )
         orders.hand_over(conveyor)
         server = _listen(settings, address, conveyor, orders)
