@@ -57,7 +57,7 @@ check: $(VENV)/.dev chart ## Lint, type-check, keep the layers, hold the stubs a
 	@echo "all checks passed"
 
 chart: $(VENV)/.dev $(EXEQUATUR_HELM) $(EXEQUATUR_KUBE_SCORE) $(EXEQUATUR_PROMTOOL) ## Render the chart and check it, and the image's recipe
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint -c .hadolint.yaml Dockerfile
 	$(BIN)/python -m pytest tests/charts -m "not cluster" -n 2 $(ARGS)
 
 image: $(VENV)/.dev ## Do the image's steps in a clean root, without an engine, and run what they made
@@ -82,7 +82,7 @@ generated: $(VENV)/.dev ## Write again what is made from code: settings' schemas
 
 lock: ## Lock the dependencies again, with hashes, for every supported Python
 	@test -x $(CACHE)/uv/bin/uv || { $(PYTHON) -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip -q install uv==0.13.8; }
-	for extra in demo dev image; do $(CACHE)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	for extra in demo dev image build; do $(CACHE)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	  --extra $$extra pyproject.toml -o requirements/$$extra.txt --no-header --no-emit-package exequatur; done
 
 bundles: $(VENV)/.dev $(EXEQUATUR_OPA) ## Build and sign the development bundles again
