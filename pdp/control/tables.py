@@ -82,6 +82,7 @@ ANSWERS: Final = sa.Table(
     sa.Column("session", sa.Text, nullable=False),
     sa.Column("decision_id", sa.Text, nullable=False),
     sa.Column("answer", sa.LargeBinary, nullable=False),
+    sa.Index("answers_of_decision", "decision_id"),
 )
 
 FLOORS: Final = sa.Table(
