@@ -64,11 +64,10 @@ class ControlPlane:
         return done
 
     def spawn(self, log: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start `command` as a daemon that ends with the control plane at the latest."""
+        """Start `command` as a daemon that ends with the control plane at the latest, and with us if we are killed."""
+        bound = ["setpriv", "--pdeathsig=KILL", "--", *command]
         with (self.folder / f"{log}.log").open("ab") as out:
-            popen = subprocess.Popen(
-                self.inside(*command), env={**self.environ(), **(env or {})}, stdout=out, stderr=out
-            )
+            popen = subprocess.Popen(self.inside(*bound), env={**self.environ(), **(env or {})}, stdout=out, stderr=out)
         self._running.append(popen)
         return popen
 
