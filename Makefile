@@ -14,6 +14,7 @@ CADDY_VERSION := 2.11.9
 REGISTRY_VERSION := 3.1.2
 ORAS_VERSION := 1.2.3
 HELM_VERSION := 4.3.1
+HELM_3_VERSION := 3.22.0
 KUBE_SCORE_VERSION := 1.20.0
 PROMTOOL_VERSION := 2.42.0
 ETCD_VERSION := 3.7.3
@@ -25,6 +26,7 @@ export EXEQUATUR_REGISTRY ?= $(CACHE)/bin/registry-$(REGISTRY_VERSION)
 export EXEQUATUR_ORAS ?= $(CACHE)/bin/oras-$(ORAS_VERSION)
 # What reads, scores and installs the chart, and the control plane that takes it.
 export EXEQUATUR_HELM ?= $(CACHE)/bin/helm-$(HELM_VERSION)
+export EXEQUATUR_HELM_3 ?= $(CACHE)/bin/helm-$(HELM_3_VERSION)
 export EXEQUATUR_KUBE_SCORE ?= $(CACHE)/bin/kube-score-$(KUBE_SCORE_VERSION)
 export EXEQUATUR_PROMTOOL ?= $(CACHE)/bin/promtool-$(PROMTOOL_VERSION)
 export EXEQUATUR_ETCD ?= $(CACHE)/bin/etcd-$(ETCD_VERSION)
@@ -63,7 +65,8 @@ chart: $(VENV)/.dev $(EXEQUATUR_HELM) $(EXEQUATUR_KUBE_SCORE) $(EXEQUATUR_PROMTO
 image: $(VENV)/.dev ## Do the image's steps in a clean root, without an engine, and run what they made
 	$(BIN)/python -m pytest tests/images -m image $(ARGS)
 
-cluster: $(VENV)/.dev $(EXEQUATUR_HELM) $(EXEQUATUR_ETCD) $(EXEQUATUR_KUBE_APISERVER) ## Install the chart in a real control plane
+cluster: $(VENV)/.dev $(EXEQUATUR_OPA) $(EXEQUATUR_HELM) $(EXEQUATUR_HELM_3) $(EXEQUATUR_ETCD) $(EXEQUATUR_KUBE_APISERVER) system ## Install the chart in a real control plane
+	@command -v kubectl >/dev/null || { echo 'error: kubectl is needed: install it from your packages'; exit 1; }
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
@@ -124,11 +127,13 @@ $(CACHE)/bin/oras-$(ORAS_VERSION): MODULE := oras.land/oras@v$(ORAS_VERSION)
 $(CACHE)/bin/oras-$(ORAS_VERSION): COMMAND := ./cmd/oras
 $(CACHE)/bin/helm-$(HELM_VERSION): MODULE := helm.sh/helm/v4@v$(HELM_VERSION)
 $(CACHE)/bin/helm-$(HELM_VERSION): COMMAND := ./cmd/helm
+$(CACHE)/bin/helm-$(HELM_3_VERSION): MODULE := helm.sh/helm/v3@v$(HELM_3_VERSION)
+$(CACHE)/bin/helm-$(HELM_3_VERSION): COMMAND := ./cmd/helm
 $(CACHE)/bin/kube-score-$(KUBE_SCORE_VERSION): MODULE := github.com/zegl/kube-score@v$(KUBE_SCORE_VERSION)
 $(CACHE)/bin/kube-score-$(KUBE_SCORE_VERSION): COMMAND := ./cmd/kube-score
 $(CACHE)/bin/opa-$(OPA_VERSION) $(CACHE)/bin/ghz-$(GHZ_VERSION) $(CACHE)/bin/caddy-$(CADDY_VERSION) \
 $(CACHE)/bin/registry-$(REGISTRY_VERSION) $(CACHE)/bin/oras-$(ORAS_VERSION) $(CACHE)/bin/helm-$(HELM_VERSION) \
-$(CACHE)/bin/kube-score-$(KUBE_SCORE_VERSION):
+$(CACHE)/bin/kube-score-$(KUBE_SCORE_VERSION) $(CACHE)/bin/helm-$(HELM_3_VERSION):
 	@command -v go >/dev/null || { echo 'error: Go is needed to build $(@F): install it from your packages'; exit 1; }
 	@echo "building $(@F) into $(@D) (once, a minute or two) ..."
 	@mkdir -p $(@D)

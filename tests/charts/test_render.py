@@ -92,7 +92,7 @@ def test_the_same_values_render_to_the_same_bytes(file):
     assert render(file) == text(file)
 
 
-@pytest.mark.skipif(not Path(os.environ["EXEQUATUR_HELM_3"]).exists(), reason="only helm 4 is here")
+@pytest.mark.cluster  # another program that takes minutes to build
 @each_file
 def test_helm_3_renders_the_same(file):
     three = objects(render(file, program="EXEQUATUR_HELM_3"))
