@@ -8,6 +8,7 @@ load each, on the same sessions and on sessions of their own. Taken in turns, me
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import run
 from rich.console import Console
 from rich.table import Table
 
+import bank
 from postgres import running
 
 CALLS, TURNS = 3000, 3
@@ -55,6 +57,7 @@ def shared(folder: Path) -> Iterator[list[str]]:
 
 
 def main(calls: int) -> None:
+    bank.archive = functools.cache(bank.archive)  # of two bundles with one number, a shared store takes one alone
     names = [f"i{number}" for number in range(run.SESSIONS)]
     halves = [names[: len(names) // 2], names[len(names) // 2 :]]
     with (
