@@ -69,12 +69,13 @@ cluster: $(VENV)/.dev $(EXEQUATUR_OPA) $(EXEQUATUR_HELM) $(EXEQUATUR_HELM_3) $(E
 	@command -v kubectl >/dev/null || { echo 'error: kubectl is needed: install it from your packages'; exit 1; }
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
-bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) ## Measure, as ratios within one run
+bench: $(VENV)/.dev $(EXEQUATUR_OPA) $(CACHE)/bin/ghz-$(GHZ_VERSION) system ## Measure, as ratios within one run
 	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/run.py $(ARGS)
 	PYTHONPATH=tests/support $(BIN)/python tests/bench/swaps.py
 	PYTHONPATH=tests/support $(BIN)/python tests/bench/sizing.py
+	EXEQUATUR_GHZ=$(CACHE)/bin/ghz-$(GHZ_VERSION) PYTHONPATH=tests/support $(BIN)/python tests/bench/stores.py
 
-conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
+conformance: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) system ## Run others' test cases (EXEQUATUR_CONFORMANCE_DIR says where they are)
 	$(BIN)/python -m pytest -m conformance $(ARGS)
 
 protos: $(VENV)/.dev ## Make the stubs again
