@@ -141,6 +141,9 @@ class Catalogue(_Strict):
     version: Literal[1]
     image: Image
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[ObjectName, ...] = ()
+    """With which the registry is asked for our images; they are in each agent's namespace."""
+    listen: Literal["0.0.0.0", "[::]"] = "0.0.0.0"  # noqa: S104  the pod's own addresses, for probes and metrics
     pdp: Address
     ledger: Address | None = None
     trust: bool = False

@@ -45,6 +45,7 @@ class Made:
     """Of the agent's containers."""
     env: tuple[Object, ...]
     """Of the agent's containers."""
+    pull_secrets: tuple[Object, ...]
     labels: dict[str, str]
     annotations: dict[str, str]
 
@@ -63,6 +64,7 @@ def make(claim: Claim, catalogue: Catalogue) -> Made:
         volumes=tuple(_volumes(claim, catalogue)),
         mounts=tuple(mounts),
         env=tuple(env),
+        pull_secrets=tuple({"name": name} for name in catalogue.pull_secrets),
         labels={INJECTED: "true", AGENT: claim.name},
         annotations={INJECTOR: VERSION},
     )
@@ -96,7 +98,7 @@ def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
         args += ["--log-key", _TRUST]
     args += ["--spool", f"{_STATE}/spool"]
     args += ["--tls-certificate", f"{_TLS}/tls.crt", "--tls-key", f"{_TLS}/tls.key", "--tls-roots", f"{_TLS}/ca.crt"]
-    args += ["--http", f"0.0.0.0:{HTTP_PORT}", "--health", f"0.0.0.0:{HEALTH_PORT}"]
+    args += ["--http", f"{catalogue.listen}:{HTTP_PORT}", "--health", f"{catalogue.listen}:{HEALTH_PORT}"]
     args += ["--decision-timeout-ms", str(catalogue.decision_timeout_ms)]
     args += ["--drain-grace-s", str(catalogue.drain_grace_s)]
     if claim.spool is None:

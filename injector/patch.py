@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from injector.case import Case
 from injector.catalogue import Catalogue, first_fault
 from injector.claim import Claim, Refused, read_claim
 from injector.made import Made, Object, make
 from injector.pods import Pod
-from injector.rules import Case, faults
+from injector.rules import faults
 
 _FREE: Final = frozenset({"resources", "resizePolicy", "imagePullPolicy"})
 """Of a container of ours, what others may have changed: a namespace's limits, a rule to pull always."""
@@ -162,6 +163,7 @@ def _together(pod: Object, ours: Object, claim: Claim, made: Made) -> Object:
         "spec": {
             **spec,
             **_longer(spec, "volumes", made.volumes),
+            **_longer(spec, "imagePullSecrets", made.pull_secrets),
             "automountServiceAccountToken": False,
             "initContainers": first + [_restricted(container, profile) for container in rest],
             "containers": [_restricted(container, profile) for container in agents],

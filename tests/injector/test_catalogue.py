@@ -45,6 +45,8 @@ DOOR = "agents__coder__doors__git"
         ("uidRules", UID_RULES | {"dns": ["dns.example"]}, "uidRules.dns[0]"),
         ("uidRules", UID_RULES | {"agentMay": ["--free-uid"]}, "uidRules.agentMay[0]"),
         ("drainGraceS", 0, "drainGraceS"),
+        ("pullSecrets", ["Registry"], "pullSecrets[0]"),
+        ("listen", "127.0.0.1", "listen"),
     ],
 )
 def test_a_wrong_member_is_named(at, value, field):

@@ -77,6 +77,25 @@ def test_the_sidecars_arguments_are_what_the_sidecar_takes():
             assert any(str(path).startswith(place) for place in places), path
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0", "[::]"])
+def test_probes_and_metrics_are_where_the_cluster_has_its_addresses(listen):
+    made = named(injected(pod(), catalogue(listen=listen))["spec"]["initContainers"], "exequatur-sidecar")
+    found = SidecarSettings.load(made["args"][2:], {})
+    assert (found.http, found.health) == (f"{listen}:9082", f"{listen}:9072")
+
+
+@pytest.mark.parametrize("before", [[], ["teams"], ["registry", "teams"]])
+def test_our_registrys_secrets_are_there_once_beside_the_pods_own(before):
+    known = catalogue(pullSecrets=["registry", "mirror"])
+    value = pod(imagePullSecrets=[{"name": name} for name in before])
+    once = injected(value, known)
+    assert [item["name"] for item in once["spec"]["imagePullSecrets"]] == sorted(
+        {*before, "registry", "mirror"}, key=[*before, "registry", "mirror"].index
+    )
+    assert injected(once, known) == once
+    assert injected(value)["spec"]["imagePullSecrets"] == value["spec"]["imagePullSecrets"]
+
+
 def test_the_fences_arguments_are_what_the_fence_takes(capsys):
     fence = named(injected(pod(), FENCED)["spec"]["initContainers"], "exequatur-fence")
     assert fence["args"][:2] == ["sidecar", "fence"]
