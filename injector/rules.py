@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from exequatur.trust.canonical import quoted
-from injector.catalogue import OURS, Catalogue
-from injector.claim import SPOOL, Claim
+from injector.case import Case
+from injector.catalogue import OURS
+from injector.claim import SPOOL
 from injector.made import HEALTH_PORT, HTTP_PORT, MCP_UID, RUN, SIDECAR, SIDECAR_UID
-from injector.pods import Container, EnvSource, Pod, Projection, Volume
+from injector.pods import Volume
 
 _VOLUMES: Final = {
     "configMap",
@@ -35,75 +35,7 @@ _OUR_IDS: Final = (SIDECAR_UID, MCP_UID)
 _OUR_PORTS: Final = (HTTP_PORT, HEALTH_PORT)
 _OUR_PATHS: Final = (RUN, f"/var{RUN}")  # /var/run is /run in almost every image
 _APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One pod to be judged: as its maker wrote it, and what it claims."""
-
-    pod: Pod
-    claim: Claim
-    catalogue: Catalogue
-
-    def containers(self) -> Iterator[tuple[str, Container]]:
-        """Give every container of the maker's, and how its field is called."""
-        spec = self.pod.spec
-        for field, found in (("initContainers", spec.init_containers), ("containers", spec.containers)):
-            for container in found or ():
-                yield f"spec.{field}[{container.name}]", container
-
-    def volumes(self) -> Iterator[tuple[str, Volume]]:
-        """Give every volume of the maker's, and how its field is called."""
-        for volume in self.pod.spec.volumes or ():
-            yield f"spec.volumes[{volume.name}]", volume
-
-    def secrets(self) -> Iterator[tuple[str, str | None]]:
-        """Give each Secret that the pod names, and where."""
-        for at, volume in self.volumes():
-            if volume.secret is not None:
-                yield f"{at}.secret.secretName", volume.secret.secret_name
-        for at, projection in self.projections():
-            if projection.secret is not None:
-                yield f"{at}.secret.name", projection.secret.name
-        for at, container in self.containers():
-            yield from ((f"{at}.{field}", name) for field, name in _secrets(container))
-        for secret in self.pod.spec.image_pull_secrets or ():
-            yield "spec.imagePullSecrets", secret.name
-
-    def projections(self) -> Iterator[tuple[str, Projection]]:
-        """Give each source of a projected volume, and how its field is called."""
-        for at, volume in self.volumes():
-            if volume.projected is not None:
-                for source in volume.projected.sources or ():
-                    yield f"{at}.projected.sources", source
-
-    def mounted(self) -> Iterator[tuple[str, str]]:
-        """Give each use of a volume by a container, and its name."""
-        for at, container in self.containers():
-            for mount in container.volume_mounts or ():
-                yield f"{at}.volumeMounts[{mount.name}]", mount.name
-            for device in container.volume_devices or ():
-                yield f"{at}.volumeDevices[{device.name}]", device.name
-            for name, source in _sources(container):
-                if source.file_key_ref is not None:
-                    yield f"{at}.env[{name}].valueFrom.fileKeyRef", source.file_key_ref.volume_name or ""
-
-
-def _secrets(container: Container) -> Iterator[tuple[str, str | None]]:
-    for name, source in _sources(container):
-        if source.secret_key_ref is not None:
-            yield f"env[{name}].valueFrom.secretKeyRef", source.secret_key_ref.name
-    for many in container.env_from or ():
-        if many.secret_ref is not None:
-            yield "envFrom.secretRef", many.secret_ref.name
-
-
-def _sources(container: Container) -> Iterator[tuple[str, EnvSource]]:
-    """Give each environment variable that comes from elsewhere, and its source."""
-    for variable in container.env or ():
-        if variable.value_from is not None:
-            yield variable.name, variable.value_from
-
+_SPOOLS: Final = f"{OURS}spool"  # how claims begin that hold records, and so their templates in a StatefulSet
 
 Faults = Iterator[str]
 
@@ -177,7 +109,8 @@ def no_token(case: Case) -> Faults:
 def no_name_of_ours(case: Case) -> Faults:
     """Whoever has the name is taken for the thing."""
     names = [(at, container.name) for at, container in case.containers()]
-    for at, name in [*names, *((at, volume.name) for at, volume in case.volumes())]:
+    names += [(at, volume.name) for at, volume in case.volumes() if not _names_spool(case, volume)]
+    for at, name in names:
         if name.startswith(OURS):
             yield f"`{at}`: names that begin with `{OURS}` are the injector's, and this is not as it makes it"
     for at, container in case.containers():
@@ -322,7 +255,7 @@ def records_last(case: Case) -> Faults:
         yield f"`metadata.annotations[{SPOOL}]`: {quoted(spool)} is no volume of the pod"
     elif not _is_spool(volumes[0]):
         yield (
-            f"`spec.volumes[{spool}]` must be a persistentVolumeClaim whose name begins with `{OURS}spool`: those are"
+            f"`spec.volumes[{spool}]` must be a persistentVolumeClaim whose name begins with `{_SPOOLS}`: those are"
             " kept from all other pods"
         )
     if case.pod.spec.security_context is None or case.pod.spec.security_context.fs_group is None:
@@ -333,7 +266,7 @@ def no_way_to_a_spool(case: Case) -> Faults:
     """Whoever writes to a spool takes records out of it."""
     for at, volume in case.volumes():
         if volume.name != case.claim.spool and _is_spool(volume):
-            yield f"`{at}`: claims whose name begins with `{OURS}spool` are for `{SPOOL}` alone"
+            yield f"`{at}`: claims whose name begins with `{_SPOOLS}` are for `{SPOOL}` alone"
         template = volume.ephemeral.get("volumeClaimTemplate") if isinstance(volume.ephemeral, dict) else None
         if template and {"dataSource", "dataSourceRef"} & (template.get("spec") or {}).keys():
             yield f"`{at}.ephemeral.volumeClaimTemplate.spec` must have no source: it may be a spool's volume"
@@ -344,7 +277,12 @@ def no_way_to_a_spool(case: Case) -> Faults:
 
 def _is_spool(volume: Volume) -> bool:
     claim = volume.persistent_volume_claim
-    return claim is not None and (claim.claim_name or "").startswith(f"{OURS}spool")
+    return claim is not None and (claim.claim_name or "").startswith(_SPOOLS)
+
+
+def _names_spool(case: Case, volume: Volume) -> bool:
+    """Whether a volume may be called so: a StatefulSet's pod has its template's name, the claim too."""
+    return volume.name == case.claim.spool and volume.name.startswith(_SPOOLS) and _is_spool(volume)
 
 
 def shared_where_the_operator_says(case: Case) -> Faults:

@@ -153,6 +153,34 @@ def test_the_same_pod_without_what_may_not_be_is_admitted(injector):
     assert attempt(injector, POD) == ""
 
 
+def test_a_stateful_sets_pod_has_its_records_on_a_claim_of_its_own(injector):
+    template = {
+        "metadata": {"name": "exequatur-spool"},
+        "spec": {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    metadata = {
+        "labels": {"app": "coder"},
+        "annotations": {**POD["metadata"]["annotations"], "exequatur.dev/spool": "exequatur-spool"},
+    }
+    spec = {**POD["spec"], "securityContext": {"fsGroup": 2000}}
+    claim = {"name": "exequatur-spool", "persistentVolumeClaim": {"claimName": "exequatur-spool-coder-0"}}
+    whole = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "coder"},
+        "spec": {
+            "serviceName": "coder",
+            "selector": {"matchLabels": metadata["labels"]},
+            "template": {"metadata": metadata, "spec": spec},
+            "volumeClaimTemplates": [template],
+        },
+    }
+    args = ("create", "--dry-run=server", f"--namespace={INJECTED}", "--filename=-")
+    injector.plane.kubectl(*args, stdin=json.dumps(whole))
+    made = {**POD, "metadata": metadata, "spec": {**spec, "volumes": [claim, *spec["volumes"]]}}
+    assert attempt(injector, made) == ""
+
+
 def test_nobody_enters_what_is_ours_and_nothing_is_added_to_the_pod(injector, pod):
     kubectl, at = injector.plane.kubectl, f"--namespace={INJECTED}"
     for verb in (("exec", "coder", "-c", "{}", "--", "true"), ("attach", "coder", "-c", "{}")):

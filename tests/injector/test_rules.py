@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from admission import CATALOGUE, annotated, catalogue, changed, container, injected, pod, refusal
+from admission import (
+    CATALOGUE,
+    annotated,
+    catalogue,
+    changed,
+    container,
+    injected,
+    of_a_stateful_set,
+    pod,
+    refusal,
+)
 from injector import rules
 
 TOKEN = {"projected": {"sources": [{"serviceAccountToken": {"audience": "exequatur", "path": "token"}}]}}
@@ -137,6 +147,31 @@ CASES = {
         "another door's volume": (
             spec(volumes=[*VOLUMES, {"name": "exequatur-door-grpc", "emptyDir": {}}]),
             "spec.volumes[exequatur-door-grpc]",
+        ),
+        "a false spool": (
+            annotated(
+                spec(volumes=[*VOLUMES, {"name": "exequatur-spool", "emptyDir": {"sizeLimit": "2Gi"}}]),
+                spool="exequatur-spool",
+            ),
+            "spec.volumes[exequatur-spool]",
+        ),
+        "the sidecar's key as a spool": (
+            annotated(spec(volumes=[*VOLUMES, CLAIM | {"name": "exequatur-identity"}]), spool="exequatur-identity"),
+            "spec.volumes[exequatur-identity]",
+        ),
+        "a spool that no annotation names": (
+            spec(volumes=[*VOLUMES, CLAIM | {"name": "exequatur-spool"}]),
+            "spec.volumes[exequatur-spool]",
+        ),
+        "a spool's name, and another's claim": (
+            annotated(
+                spec(
+                    volumes=[*VOLUMES, {"name": "exequatur-spool", "persistentVolumeClaim": {"claimName": "data"}}],
+                    securityContext={"fsGroup": 2000},
+                ),
+                spool="exequatur-spool",
+            ),
+            "names that begin with `exequatur-` are the injector's",
         ),
         "the sidecar's key mounted": (mount("exequatur-identity"), f"{MAIN}.volumeMounts[exequatur-identity]"),
         "the door mounted to write": (
@@ -484,6 +519,25 @@ def test_what_could_be_misread_is_refused(value, field):
 )
 def test_a_pod_is_no_agent_but_its_own(value, reason):
     assert reason in refusal(value)
+
+
+@pytest.mark.parametrize("template", ["exequatur-spool", "exequatur-spool-records"])
+def test_a_stateful_sets_template_is_a_spool(template):
+    value = of_a_stateful_set(template)
+    once = injected(value)
+    (sidecar, *_) = once["spec"]["initContainers"]
+    assert {"name": template, "mountPath": "/var/lib/exequatur"} in sidecar["volumeMounts"]
+    assert "--wait-for-ledger" not in sidecar["args"]
+    assert [item for item in once["spec"]["volumes"] if item["name"].startswith("exequatur-spool")] == [
+        {"name": template, "persistentVolumeClaim": {"claimName": f"{template}-coder-0"}}
+    ]
+    assert injected(once) == once
+
+
+def test_a_stateful_sets_spool_is_mounted_by_nobody_else():
+    value = of_a_stateful_set("exequatur-spool")
+    value["spec"]["containers"][0]["volumeMounts"].append({"name": "exequatur-spool", "mountPath": "/records"})
+    assert f"`{MAIN}.volumeMounts[exequatur-spool]`: the spool is the sidecar's alone" in refusal(value)
 
 
 def test_the_default_account_is_one_like_any_other():

@@ -127,6 +127,31 @@ def pod(**spec: Any) -> dict[str, Any]:
     }
 
 
+def of_a_stateful_set(template: str) -> dict[str, Any]:
+    """Give the agent's pod as the StatefulSet controller makes it, with its records on a claim by `template`."""
+    value = annotated(pod(securityContext={"fsGroup": 2000}, hostname="coder-0", subdomain="coder"), spool=template)
+    owner = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "name": "coder",
+        "uid": "b5a1f1a4-0e4f-4b7f-9f0e-0d1f6a1c2b3d",
+    }
+    labels = {
+        "app": "coder",
+        "apps.kubernetes.io/pod-index": "0",
+        "controller-revision-hash": "coder-6b8f7d9c5",
+        "statefulset.kubernetes.io/pod-name": "coder-0",
+    }
+    value["metadata"] |= {
+        "name": "coder-0",
+        "labels": labels,
+        "ownerReferences": [owner | {"controller": True, "blockOwnerDeletion": True}],
+    }
+    claim = {"name": template, "persistentVolumeClaim": {"claimName": f"{template}-coder-0"}}
+    value["spec"]["volumes"].insert(0, claim)
+    return value
+
+
 def changed(value: dict[str, Any], **at: Any) -> dict[str, Any]:
     """Give a copy with other members; a key is a path like `spec__containers__0__name`."""
     value = copy.deepcopy(value)
