@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from injector.catalogue import Catalogue
 from injector.claim import Claim
-from injector.pods import Container, EnvSource, Pod, Projection, Volume
+from injector.pods import Container, EnvSource, GrpcCall, HttpGet, Pod, Probe, Projection, TcpSocket, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,24 @@ class Case:
             if volume.projected is not None:
                 for source in volume.projected.sources or ():
                     yield f"{at}.projected.sources", source
+
+    def visits(self) -> Iterator[tuple[str, HttpGet | TcpSocket | GrpcCall]]:
+        """Give each connection that a kubelet is to make for the pod, and how its field is called."""
+        for at, container in self.containers():
+            life = container.lifecycle
+            for field, asked in (
+                ("livenessProbe", container.liveness_probe),
+                ("readinessProbe", container.readiness_probe),
+                ("startupProbe", container.startup_probe),
+                ("lifecycle.postStart", None if life is None else life.post_start),
+                ("lifecycle.preStop", None if life is None else life.pre_stop),
+            ):
+                if asked is None:
+                    continue
+                grpc = asked.grpc if isinstance(asked, Probe) else None
+                for kind, visit in (("httpGet", asked.http_get), ("tcpSocket", asked.tcp_socket), ("grpc", grpc)):
+                    if visit is not None:
+                        yield f"{at}.{field}.{kind}", visit
 
     def mounted(self) -> Iterator[tuple[str, str]]:
         """Give each use of a volume by a container, and its name."""

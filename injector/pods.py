@@ -144,6 +144,62 @@ class Port(_Open):
     host_port: int | None = None
 
 
+class HttpGet(_Known):
+    """A request that a kubelet makes."""
+
+    host: str | None = None
+    http_headers: Any = None
+    path: Any = None
+    port: int | str | None = None
+    scheme: Any = None
+
+
+class TcpSocket(_Known):
+    """A connection that a kubelet makes."""
+
+    host: str | None = None
+    port: int | str | None = None
+
+
+class GrpcCall(_Known):
+    """A call that a kubelet makes, of the pod itself: there is no host."""
+
+    port: int | str | None = None
+    service: Any = None
+
+
+class Handler(_Known):
+    """What a kubelet does when a container has started, or before it stops."""
+
+    exec: Any = None
+    http_get: HttpGet | None = None
+    sleep: Any = None
+    tcp_socket: TcpSocket | None = None
+
+
+class Lifecycle(_Known):
+    """What a kubelet does around a container's life."""
+
+    post_start: Handler | None = None
+    pre_stop: Handler | None = None
+    stop_signal: Any = None
+
+
+class Probe(_Known):
+    """How a kubelet finds out how a container is."""
+
+    exec: Any = None
+    grpc: GrpcCall | None = None
+    http_get: HttpGet | None = None
+    tcp_socket: TcpSocket | None = None
+    failure_threshold: Any = None
+    initial_delay_seconds: Any = None
+    period_seconds: Any = None
+    success_threshold: Any = None
+    termination_grace_period_seconds: Any = None
+    timeout_seconds: Any = None
+
+
 class Container(_Known):
     """A container, an init container or a native sidecar."""
 
@@ -154,16 +210,16 @@ class Container(_Known):
     env: list[EnvVar] | None = None
     env_from: list[EnvFrom] | None = None
     image_pull_policy: str | None = None
-    lifecycle: Any = None
-    liveness_probe: Any = None
+    lifecycle: Lifecycle | None = None
+    liveness_probe: Probe | None = None
     ports: list[Port] | None = None
-    readiness_probe: Any = None
+    readiness_probe: Probe | None = None
     resize_policy: Any = None
     resources: dict[str, Any] | None = None
     restart_policy: str | None = None
     restart_policy_rules: Any = None
     security_context: SecurityContext | None = None
-    startup_probe: Any = None
+    startup_probe: Probe | None = None
     stdin: Any = None
     stdin_once: Any = None
     termination_message_path: str | None = None

@@ -16,7 +16,7 @@ from injector.case import Case
 from injector.catalogue import OURS
 from injector.claim import SPOOL
 from injector.made import HEALTH_PORT, HTTP_PORT, MCP_UID, RUN, SIDECAR, SIDECAR_UID
-from injector.pods import Volume
+from injector.pods import GrpcCall, Volume
 
 _VOLUMES: Final = {
     "configMap",
@@ -55,6 +55,15 @@ def no_shared_processes(case: Case) -> Faults:
     """In one process namespace an agent sees the sidecar's files through /proc."""
     if case.pod.spec.share_process_namespace:
         yield "`spec.shareProcessNamespace` must not be true"
+
+
+def no_errands_of_the_node(case: Case) -> Faults:
+    """A kubelet connects from the node's network, where no NetworkPolicy and no rule of the pod's holds."""
+    for at, visit in case.visits():
+        if not isinstance(visit, GrpcCall) and visit.host:
+            yield f"`{at}.host` must not be set: a kubelet asks the pod itself, and nobody else in its name"
+        if str(visit.port) in map(str, _OUR_PORTS):
+            yield f"`{at}.port`: {visit.port} is the sidecar's"
 
 
 def linux_alone(case: Case) -> Faults:
@@ -307,6 +316,7 @@ Rule = Callable[[Case], Faults]
 RULES: Final[tuple[Rule, ...]] = (
     nothing_of_the_node,
     no_shared_processes,
+    no_errands_of_the_node,
     linux_alone,
     no_ephemeral_containers,
     one_thing_a_name,

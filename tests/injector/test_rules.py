@@ -65,6 +65,36 @@ CASES = {
     "no_shared_processes": {
         "processes shared with the sidecar": (spec(shareProcessNamespace=True), "spec.shareProcessNamespace"),
     },
+    "no_errands_of_the_node": {
+        f"{field}: {kind}": (
+            main(**{field.partition(".")[0]: inner({kind: {"port": 80, "host": "169.254.169.254"}})}),
+            f"{MAIN}.{field}.{kind}.host",
+        )
+        for field, inner in (
+            *((f"{probe}Probe", dict) for probe in ("liveness", "readiness", "startup")),
+            ("lifecycle.postStart", lambda handler: {"postStart": handler}),
+            ("lifecycle.preStop", lambda handler: {"preStop": handler}),
+        )
+        for kind in ("httpGet", "tcpSocket")
+    }
+    | {
+        "an errand of an init container's": (
+            spec(
+                initContainers=[
+                    container("x", restartPolicy="Always", startupProbe={"tcpSocket": {"port": 1, "host": "10.0.0.1"}})
+                ]
+            ),
+            "spec.initContainers[x].startupProbe.tcpSocket.host",
+        ),
+        "the sidecar's health as one's own": (
+            main(readinessProbe={"grpc": {"port": 9072, "service": "ready"}}),
+            f"{MAIN}.readinessProbe.grpc.port",
+        ),
+        "the sidecar's port in so many letters": (
+            main(livenessProbe={"httpGet": {"port": "9082", "path": "/metrics"}}),
+            f"{MAIN}.livenessProbe.httpGet.port",
+        ),
+    },
     "linux_alone": {
         "a Windows pod": (spec(os={"name": "windows"}), "spec.os.name"),
         "a Windows host process": (
@@ -453,6 +483,12 @@ def test_without_a_ledger_records_need_a_volume():
         security(seLinuxOptions={"level": "s0:c1,c2"}, seccompProfile={"type": "Localhost", "localhostProfile": "x"}),
         spec(securityContext={"runAsUser": 1000, "fsGroup": 2000}, containers=[container(securityContext=None)]),
         spec(initContainers=[container("proxy", restartPolicy="Always")]),
+        main(
+            ports=[{"containerPort": 8080, "name": "http"}],
+            livenessProbe={"httpGet": {"port": "http", "path": "/", "host": "", "scheme": "HTTP"}, "periodSeconds": 10},
+            readinessProbe={"grpc": {"port": 8080, "service": ""}},
+            startupProbe={"exec": {"command": ["true"]}},
+        ),
         main(ports=[{"containerPort": 8080}], lifecycle={"preStop": {"sleep": {"seconds": 5}}}, stdin=True, tty=True),
     ],
     ids=str,
@@ -479,6 +515,8 @@ def test_what_harms_nobody_is_let_through(value):
         (spec(somethingNew={"x": 1}), "spec.somethingNew"),
         (main(somethingNew=True), "spec.containers[0].somethingNew"),
         (security(somethingNew=True), "spec.containers[0].securityContext.somethingNew"),
+        (main(livenessProbe={"somethingNew": {"host": "x"}}), "spec.containers[0].livenessProbe.somethingNew"),
+        (main(lifecycle={"preStop": {"httpGet": 1}}), "spec.containers[0].lifecycle.preStop.httpGet"),
         (changed(pod(), somethingNew=1), "somethingNew"),
         (changed(pod(), metadata=None), "metadata"),
         (changed(pod(), metadata__annotations=["exequatur.dev/agent"]), "metadata.annotations"),
