@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -210,9 +211,72 @@ def test_what_is_ours_in_a_running_pod_never_changes(injector, pod):
         ("set", "image", "pod/coder", "exequatur-sidecar=registry.example/other:1"),
     ):
         done = kubectl(args[0], at, *args[1:], check=False)
-        assert "what is the injector's never changes" in done.stderr
+        assert re.search(
+            "what is the injector's never changes|`metadata.(labels|annotations)`.* never change", done.stderr
+        )
     kubectl("label", at, "pod", "coder", "team=a")
     kubectl("set", "image", at, "pod/coder", "main=registry.example/coder:2")
+
+
+OURS = (
+    ("labels", "exequatur.dev/injected", None),
+    ("labels", "exequatur.dev/agent", "reader"),
+    ("labels", "exequatur.dev/more", "x"),
+    ("annotations", "exequatur.dev/agent", None),
+    ("annotations", "exequatur.dev/agent", "reader"),
+    ("annotations", "exequatur.dev/spool", "x"),
+)
+
+
+@pytest.mark.parametrize("subresource", ["status", "resize"])
+@pytest.mark.parametrize(("kind", "name", "value"), OURS)
+def test_nobody_changes_it_by_the_pods_other_ways_in(injector, pod, subresource, kind, name, value):
+    patch = json.dumps({"metadata": {kind: {name: value}}})
+    args = ("patch", "pod", "coder", f"--namespace={INJECTED}", f"--subresource={subresource}", "--type=merge")
+    done = injector.plane.kubectl(*args, f"--patch={patch}", check=False)
+    if subresource == "status":  # by the other one the API server itself takes no metadata
+        assert f"exequatur: `metadata.{kind}` of `exequatur.dev/` never change" in done.stderr
+    now = injector.plane.get("pod", "coder", INJECTED)["metadata"]
+    assert [now[kind].get(name) for kind, name, _ in OURS] == [
+        pod["metadata"][kind].get(name) for kind, name, _ in OURS
+    ]
+
+
+def test_all_of_it_cannot_be_taken_off_at_once(injector, pod):
+    args = ("patch", "pod", "coder", f"--namespace={INJECTED}", "--subresource=status", "--type=merge")
+    done = injector.plane.kubectl(*args, '--patch={"metadata": {"labels": null, "annotations": null}}', check=False)
+    assert "never change" in done.stderr
+
+
+@pytest.mark.parametrize("way", ["pods/{}/binding", "bindings"])
+@pytest.mark.parametrize(
+    "more", [{"labels": {"exequatur.dev/agent": "reader"}}, {"annotations": {"exequatur.dev/x": "y"}}]
+)
+def test_a_binding_brings_nothing_of_ours(injector, pod, way, more):
+    done = bind(injector, "coder", way, more)
+    assert "never change" in done.stderr
+    assert "nodeName" not in injector.plane.get("pod", "coder", INJECTED)["spec"]
+
+
+def test_nodes_and_schedulers_say_what_they_have_to_say(injector):
+    injector.plane.create(changed(POD, "metadata|name", "scheduled"), namespace=INJECTED)
+    more = {"labels": {"topology.kubernetes.io/zone": "z"}, "annotations": {"scheduler.example/why": "x"}}
+    assert bind(injector, "scheduled", "pods/{}/binding", more).stderr == ""
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    for patch in ({"status": status}, {"metadata": {"annotations": {"network.example/status": "up"}}}):
+        args = ("patch", "pod", "scheduled", f"--namespace={INJECTED}", "--subresource=status", "--type=strategic")
+        injector.plane.kubectl(*args, f"--patch={json.dumps(patch)}")
+    kept = injector.plane.get("pod", "scheduled", INJECTED)
+    assert (kept["spec"]["nodeName"], kept["status"]["phase"]) == ("n1", "Running")
+    assert kept["metadata"]["annotations"]["network.example/status"] == "up"
+
+
+def bind(injector, name: str, way: str, more: Object):
+    """Say on which node a pod is, as a scheduler does."""
+    target = {"apiVersion": "v1", "kind": "Node", "name": "n1"}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, **more}, "target": target}
+    path = f"/api/v1/namespaces/{INJECTED}/{way.format(name)}"
+    return injector.plane.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(binding), check=False)
 
 
 @pytest.mark.parametrize("again", ["Never", "IfNeeded"])

@@ -115,6 +115,24 @@ def test_both_webhooks_fail_closed_for_labelled_namespaces_and_leave_all_others_
 
 
 @each_file
+def test_what_the_injector_wrote_is_held_by_the_api_server_itself_where_it_injects(file):
+    objects = rendered(file)
+    policies = objects.of("ValidatingAdmissionPolicy")
+    assert len(policies) == len(objects.of("MutatingWebhookConfiguration"))
+    for policy, binding in zip(policies, objects.of("ValidatingAdmissionPolicyBinding"), strict=True):
+        spec, selected = policy["spec"], policy["spec"]["matchConstraints"]
+        (hook,) = objects.of("MutatingWebhookConfiguration")[0]["webhooks"]
+        assert (spec["failurePolicy"], selected["namespaceSelector"]) == ("Fail", hook["namespaceSelector"])
+        assert not spec.keys() & {"matchConditions", "paramKind", "auditAnnotations"}
+        assert not selected.keys() & {"objectSelector", "excludeResourceRules"}
+        assert {(kind, how) for rule in selected["resourceRules"] for kind in rule["resources"] for how in rule["operations"]} == {
+            ("pods", "UPDATE"), ("pods/*", "UPDATE"), ("pods/binding", "CREATE"), ("bindings", "CREATE"),
+        }  # fmt: skip
+        assert len(spec["validations"]) == 2
+        assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+
+
+@each_file
 def test_who_may_write_to_the_ledger_and_be_believed_follows_from_the_agents(file):
     objects, given = rendered(file), values(file)
     domain, agents = given["trustDomain"], given.get("agents", {})

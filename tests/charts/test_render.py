@@ -58,6 +58,8 @@ def test_kubernetes_knows_all_that_is_rendered(file, version):
         assert "namespace" in item["metadata"] or item["kind"] in (
             "MutatingWebhookConfiguration",
             "ValidatingWebhookConfiguration",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
         ), f"{item['kind']}/{item['metadata']['name']} goes to whatever namespace"
         try:
             _validated(json.dumps(item, sort_keys=True), version)
