@@ -124,9 +124,9 @@ def _doors(value: str | None, agent: Agent) -> Mapping[str, GrpcDoor | McpDoor]:
 
 
 def _chosen(annotation: str, names: Sequence[str], known: Sequence[str], otherwise: str) -> tuple[str, ...]:
-    strangers = [name for name in names if name not in known]
-    if strangers:
-        raise Refused(f"`metadata.annotations[{annotation}]`: {quoted(strangers[0])} {otherwise}")
+    stranger = next((name for name in names if name not in known), None)
+    if stranger is not None:
+        raise Refused(f"`metadata.annotations[{annotation}]`: {quoted(stranger)} {otherwise}")
     if len(set(names)) != len(names):
         raise Refused(f"`metadata.annotations[{annotation}]` names one twice")
     return tuple(names)

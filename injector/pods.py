@@ -2,15 +2,23 @@
 
 Rules: a field that is not named here refuses the pod, so that a newer Kubernetes cannot bring a way around the rules;
 what a rule reads has exactly its type (`"true"` is no boolean); null is unset, as it is to Kubernetes. `Any` marks what
-no rule needs to read.
+no rule needs to read. There are no more of each than any pod has, so that one pod does not hold up all others.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+
+T = TypeVar("T")
+Few: TypeAlias = Annotated[list[T], Field(max_length=100)]
+"""Containers, and what a container has a handful of."""
+Many: TypeAlias = Annotated[list[T], Field(max_length=1000)]
+"""What charts make in loops: volumes, mounts, variables."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""A DNS label, as Kubernetes wants it too."""
 
 
 class _Known(BaseModel):
@@ -41,8 +49,8 @@ class SeLinux(_Known):
 class Capabilities(_Known):
     """Linux capabilities."""
 
-    add: list[str] | None = None
-    drop: list[str] | None = None
+    add: Few[str] | None = None
+    drop: Few[str] | None = None
 
 
 class SecurityContext(_Known):
@@ -74,9 +82,9 @@ class PodSecurityContext(_Known):
     se_linux_change_policy: Any = None
     se_linux_options: SeLinux | None = None
     seccomp_profile: Typed | None = None
-    supplemental_groups: list[int] | None = None
+    supplemental_groups: Many[int] | None = None
     supplemental_groups_policy: Any = None
-    sysctls: list[Any] | None = None
+    sysctls: Few[Any] | None = None
     windows_options: dict[str, Any] | None = None
 
 
@@ -105,7 +113,7 @@ class EnvSource(_Known):
 class EnvVar(_Known):
     """One environment variable."""
 
-    name: str
+    name: str = Field(max_length=1024)
     value: str | None = None
     value_from: EnvSource | None = None
 
@@ -121,7 +129,7 @@ class EnvFrom(_Known):
 class Mount(_Known):
     """A volume's place in a container."""
 
-    name: str
+    name: Name
     mount_path: str
     mount_propagation: str | None = None
     read_only: bool | None = None
@@ -133,7 +141,7 @@ class Mount(_Known):
 class Device(_Known):
     """A block volume's place in a container."""
 
-    name: str
+    name: Name
     device_path: str
 
 
@@ -203,16 +211,16 @@ class Probe(_Known):
 class Container(_Known):
     """A container, an init container or a native sidecar."""
 
-    name: str
+    name: Name
     image: str | None = None
-    args: list[str] | None = None
-    command: list[str] | None = None
-    env: list[EnvVar] | None = None
-    env_from: list[EnvFrom] | None = None
+    args: Many[str] | None = None
+    command: Many[str] | None = None
+    env: Many[EnvVar] | None = None
+    env_from: Few[EnvFrom] | None = None
     image_pull_policy: str | None = None
     lifecycle: Lifecycle | None = None
     liveness_probe: Probe | None = None
-    ports: list[Port] | None = None
+    ports: Many[Port] | None = None
     readiness_probe: Probe | None = None
     resize_policy: Any = None
     resources: dict[str, Any] | None = None
@@ -225,8 +233,8 @@ class Container(_Known):
     termination_message_path: str | None = None
     termination_message_policy: Any = None
     tty: Any = None
-    volume_devices: list[Device] | None = None
-    volume_mounts: list[Mount] | None = None
+    volume_devices: Few[Device] | None = None
+    volume_mounts: Many[Mount] | None = None
     working_dir: str | None = None
 
 
@@ -244,7 +252,19 @@ class Projection(_Known):
 class Projected(_Open):
     """A projected volume."""
 
-    sources: list[Projection] | None = None
+    sources: Few[Projection] | None = None
+
+
+class Template(_Open):
+    """What a claim is made of that goes with the pod."""
+
+    spec: dict[str, Any] | None = None
+
+
+class Ephemeral(_Open):
+    """A claim that goes with the pod."""
+
+    volume_claim_template: Template | None = None
 
 
 class SecretVolume(_Open):
@@ -264,11 +284,11 @@ class Volume(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, alias_generator=to_camel)
 
-    name: str
+    name: Name
     persistent_volume_claim: Claim | None = None
     projected: Projected | None = None
     secret: SecretVolume | None = None
-    ephemeral: Any = None
+    ephemeral: Ephemeral | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -287,20 +307,20 @@ class HostSystem(_Open):
 class Spec(_Known):
     """What a pod is to be."""
 
-    containers: list[Container] = Field(min_length=1)
-    init_containers: list[Container] | None = None
-    ephemeral_containers: list[Any] | None = None
-    volumes: list[Volume] | None = None
+    containers: Few[Container] = Field(min_length=1)
+    init_containers: Few[Container] | None = None
+    ephemeral_containers: Few[Any] | None = None
+    volumes: Many[Volume] | None = None
     security_context: PodSecurityContext | None = None
     automount_service_account_token: bool | None = None
     dns_config: dict[str, Any] | None = None
     dns_policy: str | None = None
-    host_aliases: list[Any] | None = None
+    host_aliases: Few[Any] | None = None
     host_ipc: bool | None = Field(default=None, alias="hostIPC")
     host_network: bool | None = None
     host_pid: bool | None = Field(default=None, alias="hostPID")
     hostname_override: str | None = None
-    image_pull_secrets: list[Named] | None = None
+    image_pull_secrets: Few[Named] | None = None
     os: HostSystem | None = None
     service_account: str | None = None
     service_account_name: str | None = None

@@ -22,8 +22,8 @@ from injector.claim import DOMAIN, Refused
 from injector.made import Object
 from injector.patch import difference, inject
 
-LIMITS: Final = JsonLimits(bytes=3 * 2**20, depth=64, keys=200_000, string_bytes=2**20)
-"""A pod is at most 1.5 MiB in etcd, and an update brings two."""
+LIMITS: Final = JsonLimits(bytes=3 * 2**20, depth=64, keys=50_000, string_bytes=2**20, items=100_000)
+"""A pod is at most 1.5 MiB in etcd, and an update brings two; the largest have some thousands of members."""
 
 _VERSION: Final = "admission.k8s.io/v1"
 _LONGEST: Final = 4000  # characters of a refusal

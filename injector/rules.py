@@ -8,6 +8,7 @@ them whatever would let an agent run without its sidecar, be it, or reach what i
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -88,7 +89,7 @@ def one_thing_a_name(case: Case) -> Faults:
     """What is found by its name is there once."""
     containers = [container.name for _, container in case.containers()]
     for what, names in (("container", containers), ("volume", [volume.name for _, volume in case.volumes()])):
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in sorted(name for name, count in Counter(names).items() if count > 1):
             yield f"two {what}s are called {quoted(name)}"
 
 
@@ -101,8 +102,9 @@ def known_volumes(case: Case) -> Faults:
 
 def no_secret_of_ours(case: Case) -> Faults:
     """A sidecar's key, and what MCP servers hold so that the agent need not."""
+    held = case.catalogue.tool_secrets
     for at, name in case.secrets():
-        if name is not None and (name.startswith(f"{SIDECAR}-") or name in case.catalogue.tool_secrets):
+        if name is not None and (name.startswith(f"{SIDECAR}-") or name in held):
             yield f"`{at}`: the Secret {quoted(name)} is not for the agent's pod to read"
 
 
@@ -276,8 +278,8 @@ def no_way_to_a_spool(case: Case) -> Faults:
     for at, volume in case.volumes():
         if volume.name != case.claim.spool and _is_spool(volume):
             yield f"`{at}`: claims whose name begins with `{_SPOOLS}` are for `{SPOOL}` alone"
-        template = volume.ephemeral.get("volumeClaimTemplate") if isinstance(volume.ephemeral, dict) else None
-        if template and {"dataSource", "dataSourceRef"} & (template.get("spec") or {}).keys():
+        template = None if volume.ephemeral is None else volume.ephemeral.volume_claim_template
+        if template is not None and {"dataSource", "dataSourceRef"} & (template.spec or {}).keys():
             yield f"`{at}.ephemeral.volumeClaimTemplate.spec` must have no source: it may be a spool's volume"
     for at, name in case.mounted():
         if name == case.claim.spool:
