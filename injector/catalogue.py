@@ -98,10 +98,9 @@ class UidRules(_Strict):
 
 
 class GrpcDoor(_Strict):
-    """The door for agents that call the SDK."""
+    """The door for agents that call the SDK, and then act by themselves: it has no way to be `enforced`."""
 
     kind: Literal["grpc"]
-    enforced: bool = False
 
 
 class McpDoor(_Strict):

@@ -87,9 +87,9 @@ def _volumes(claim: Claim, catalogue: Catalogue) -> list[Object]:
 def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
     args = ["sidecar", "run"]
     for name, door in claim.doors.items():
-        kind = "grpc" if isinstance(door, GrpcDoor) else "mcp_stdio"
+        kind = ["door=grpc"] if isinstance(door, GrpcDoor) else ["door=mcp_stdio", *["enforced=true"] * door.enforced]
         words = [f"agent={claim.name}", f"tenant={claim.agent.tenant}", "instance=$(EXEQUATUR_INSTANCE)"]
-        words += [f"socket={_socket(name)}", "mounted=true", f"door={kind}", *["enforced=true"] * door.enforced]
+        words += [f"socket={_socket(name)}", "mounted=true", *kind]
         args += ["--agents", ",".join(words)]
     args += ["--pdp", catalogue.pdp]
     if catalogue.ledger is not None:

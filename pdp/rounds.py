@@ -44,6 +44,9 @@ OVERDUE = 500
 
 LATE = "the call's deadline passed before it was judged"
 
+ASKING = "grpc"
+"""The door at which an agent asks, and then acts by itself: nobody can say that it has no other way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -51,6 +54,10 @@ class Rules:
 
     reservation_ttl: timedelta = RESERVATION_TTL
     enforced: frozenset[str] = frozenset()
+
+    def is_enforced(self, enforcer: str, door: str) -> bool:
+        """Tell whether who comes in by this door of this enforcer has no other way to its tools."""
+        return door != ASKING and not self.enforced.isdisjoint((enforcer, f"{enforcer}@{door}"))
 
 
 @dataclass(slots=True)
@@ -151,7 +158,7 @@ class Round:
         repeatable = bool(action.idempotency_key) and not standing.silenced(now)
         key = self._answer_key(action, enforcer) if repeatable else None
         session = self._session_of(action)
-        enforced = not self.rules.enforced.isdisjoint((enforcer, f"{enforcer}@{action.door}"))
+        enforced = self.rules.is_enforced(enforcer, action.door)
         if key is not None and (given := self.book.answer(key)) is not None:
             decision = answers.load(given)
             self.records.append(

@@ -168,7 +168,7 @@ class PdpSettings(Settings):
     enforced: tuple[str, ...] = Field(
         default=(),
         description="an enforcer that leaves its agents no other way to their tools; IDENTITY@DOOR where only one of"
-        " its doors does, as mcp_stdio",
+        " its doors does, as mcp_stdio; never its door grpc, where agents ask and then act by themselves",
     )
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spools")
     log_key: Path | None = Field(
@@ -244,6 +244,13 @@ class PdpSettings(Settings):
                 raise ValueError("unsafe_plaintext is for loopback alone: listen and ledger")
         elif not all(files):
             raise ValueError("give tls_certificate, tls_key and tls_roots")
+        return self
+
+    @model_validator(mode="after")
+    def _no_agents_word_is_enforced(self) -> Self:
+        for name in self.enforced:
+            if name.endswith("@grpc"):
+                raise ValueError(f"`{name}` in enforced: agents ask at the door grpc and then act by themselves")
         return self
 
     @model_validator(mode="after")

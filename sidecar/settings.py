@@ -31,13 +31,20 @@ class AgentSocket(BaseModel):
     enforced: bool = Field(
         default=False,
         description="whether the agent has no other way to its tools, nor to this socket: then an outcome is the gate's"
-        " own word",
+        " own word; never at the door `grpc`, where the agent itself speaks",
     )
 
     @model_validator(mode="after")
     def _owned_or_mounted(self) -> Self:
         if self.mounted and self.uid is not None:
             raise ValueError("give `uid` or `mounted`, not both: the mount is the identity")
+        return self
+
+    @model_validator(mode="after")
+    def _never_the_agents_own_word(self) -> Self:
+        """See that no door is believed at which the agent itself speaks: it would give itself its money back."""
+        if self.enforced and self.door == "grpc":
+            raise ValueError("the door `grpc` is never `enforced`: the agent itself speaks there, and acts by itself")
         return self
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from helm import EXAMPLES, VALUES, Object, Objects, containers, rendered
-from injector.catalogue import read_catalogue
+from injector.catalogue import McpDoor, read_catalogue
 from injector.patch import inject
 from injector.settings import InjectorSettings
 from kube_schemas import NEWEST, OLDEST, validate
@@ -148,7 +148,7 @@ def test_who_may_write_to_the_ledger_and_be_believed_follows_from_the_agents(fil
         assert set(writers) == {pdp, *identities(agents.values())}
         assert len(set(writers)) == len(writers)
     enforced = [agent for agent in agents.values() if any(door.get("enforced") for door in agent["doors"].values())]
-    assert {spelt.partition("@")[0] for spelt in map(str, settings(objects, "pdp").enforced)} == identities(enforced)
+    assert set(settings(objects, "pdp").enforced) == {f"{name}@mcp_stdio" for name in identities(enforced)}
 
 
 @each_file
@@ -250,7 +250,7 @@ def test_the_injector_takes_the_catalogue_and_knows_what_the_values_say(file):
         ours = found.agents[name]
         assert set(ours.service_accounts) == set(agent["serviceAccounts"])
         assert set(ours.sessions) == set(agent.get("sessions", ["pod-name"]))
-        assert {door: how.enforced for door, how in ours.doors.items()} == {
+        assert {door: getattr(how, "enforced", False) for door, how in ours.doors.items()} == {
             door: how.get("enforced", False) for door, how in agent["doors"].items()
         }
         assert ours.service_account_token is agent.get("serviceAccountToken", False)
@@ -272,7 +272,9 @@ def test_what_the_injector_makes_of_an_agents_pod_is_valid_restricted_and_taken_
             (sidecar,) = [item for item in pod["spec"]["initContainers"] if item["name"] == "exequatur-sidecar"]
             assert sidecar["args"][:2] == ["sidecar", "run"]
             found = SidecarSettings.load(sidecar["args"][2:], {})
-            assert {socket.enforced for socket in found.agents} == {door.enforced for door in agent.doors.values()}
+            assert [socket.enforced for socket in found.agents if socket.door == "mcp_stdio"] == [
+                door.enforced for door in agent.doors.values() if isinstance(door, McpDoor)
+            ]
             assert found.wait_for_ledger
             assert (found.log_key is not None) is known.trust
             for version in (OLDEST, NEWEST):

@@ -59,6 +59,8 @@ MISSPELT = [
     Wrong("an MCP door without command", "agents: {reader: {doors: {git: {kind: mcp, enforced: false}}}}", "agents.reader.doors.git"),
     Wrong("an MCP door that does not say", "agents: {reader: {doors: {git: {kind: mcp, command: [x]}}}}", "agents.reader.doors.git"),
     Wrong("an MCP door called grpc", "agents: {reader: {doors: {grpc: {kind: mcp, enforced: false, command: [x]}}}}", "agents.reader.doors.grpc"),
+    Wrong("an agent that is believed", "agents: {reader: {doors: {grpc: {enforced: true}}}}", "agents.reader.doors.grpc", "the agent itself speaks at this door"),
+    Wrong("an agent that is its own tool", "agents: {reader: {doors: {grpc: {toolChecksIdentity: true}}}}", "agents.reader.doors.grpc", "the agent itself that calls the tool"),
     Wrong("a verifier key that is none", "ledger: {verifierKeys: {main: abc}}", "ledger.verifierKeys.main"),
     Wrong("an origin with a blank", "ledger: {origin: 'our log'}", "ledger.origin"),
     Wrong("a network that is none", "networkPolicy: {orchestrators: [{cidr: 10.0.0.0}]}", "networkPolicy.orchestrators"),

@@ -56,6 +56,12 @@ def test_a_wrong_member_is_named(at, value, field):
     assert str(error.value).startswith("`" + field.replace("__", "."))
 
 
+def test_the_door_at_which_the_agent_itself_speaks_has_no_way_to_be_enforced():
+    wrong = changed(CATALOGUE, agents__coder__doors__grpc={"kind": "grpc", "enforced": True})
+    with pytest.raises(CatalogueError, match=r"^`agents.coder.doors.grpc.enforced`: no such member is known"):
+        read_catalogue(json.dumps(wrong).encode())
+
+
 def test_a_member_twice_is_refused():
     text = json.dumps(CATALOGUE).replace('"trust"', '"pdp": "elsewhere.example:1", "trust"')
     with pytest.raises(CatalogueError, match="`pdp`"):

@@ -44,6 +44,7 @@ def test_unset_means_nobody():
         (["--keys", "k", *TLS, "--opa-url", "http://me:secret@localhost:1"], "a token has a file"),
         (["--keys", "k", *TLS, "--opa-timeout-ms", "0"], "opa_timeout_ms"),
         (["--keys", "k", *TLS, "--wait-for-ledger"], "needs a ledger"),
+        (["--keys", "k", *TLS, "--enforced", "spiffe://test/a@grpc"], "act by themselves"),
         (["--keys", "k", *TLS, "--bundle", "ftp://host/b"], "no way to a bundle"),
         (["--keys", "k", *TLS, "--bundle", "https://host"], "https://HOST"),
         (["--keys", "k", *TLS, "--bundle", "https://me:secret@host/b"], "a token has a file"),

@@ -175,16 +175,18 @@ async def test_what_is_never_settled_is_charged_when_it_expires(tmp_path):
 @pytest.mark.parametrize(
     ("enforced", "seen"),
     [
-        ({ENFORCER}, [True, True]),
-        ({f"{ENFORCER}@mcp_stdio"}, [False, True]),
-        ({f"{ENFORCER}@grpc", "spiffe://test/other@mcp_stdio"}, [True, False]),
-        (set(), [False, False]),
+        ({ENFORCER}, [True, True, False]),
+        ({f"{ENFORCER}@mcp_stdio"}, [False, True, False]),
+        ({f"{ENFORCER}@", f"{ENFORCER}@grpc", "spiffe://test/other@mcp_stdio"}, [True, False, False]),
+        (set(), [False, False, False]),
     ],
 )
-async def test_a_door_is_enforced_as_the_settings_say_of_its_enforcer_or_of_that_door_alone(tmp_path, enforced, seen):
+async def test_a_door_is_enforced_as_the_settings_say_but_never_where_agents_ask_and_then_act_by_themselves(
+    tmp_path, enforced, seen
+):
     async with desk(tmp_path, rules=Rules(enforced=frozenset(enforced))) as parts:
         await parts.open()
-        await parts.ask(action("git/log", door="grpc"), action("git/log", door="mcp_stdio"))
+        await parts.ask(*(action("git/log", door=door) for door in ("", "mcp_stdio", "grpc")))
         assert [record["door_enforced"] for record in parts.records("decision")] == seen
 
 

@@ -33,7 +33,7 @@ CATALOGUE: dict[str, Any] = {
             "sessions": ["pod-name", "pod-uid", "instance:night-shift"],
             "serviceAccountToken": False,
             "doors": {
-                "grpc": {"kind": "grpc", "enforced": False},
+                "grpc": {"kind": "grpc"},
                 "git": {
                     "kind": "mcp",
                     "enforced": True,
@@ -49,7 +49,7 @@ CATALOGUE: dict[str, Any] = {
             "serviceAccounts": ["team-a/default", "team-a/clerk"],
             "sessions": ["pod-name"],
             "serviceAccountToken": True,
-            "doors": {"grpc": {"kind": "grpc", "enforced": False}},
+            "doors": {"grpc": {"kind": "grpc"}},
         },
     },
 }

@@ -213,10 +213,7 @@ def running(seed: Path, values: Mapping[str, Any] | None = None) -> Iterator[Fle
 
 def _values(fleet: Fleet, more: Mapping[str, Any]) -> Object:
     """Give the example's values with those of a test; where a test says None, the example's is left out."""
-    agents = {
-        name: {"serviceAccounts": [f"{TEAM}/{name}"], "doors": {"grpc": {"kind": "grpc", "enforced": False}}}
-        for name in AGENTS
-    }
+    agents = {name: {"serviceAccounts": [f"{TEAM}/{name}"], "doors": {"grpc": {"kind": "grpc"}}} for name in AGENTS}
     ours: Object = {
         "certificates": {
             "source": "secret",

@@ -81,12 +81,11 @@ spiffe://{{ (index . 0).Values.trustDomain }}/ns/{{ index $at 0 }}/sa/{{ index $
 
 {{/* What is enforced as the decision point knows it, IDENTITY@KIND of a door; JSON. */}}
 {{- define "exequatur.enforced" -}}
-{{- $kinds := dict "grpc" "grpc" "mcp" "mcp_stdio" -}}
 {{- $all := list -}}
 {{- range $agent := .Values.agents -}}
 {{- range $door := $agent.doors -}}
-{{- if $door.enforced -}}
-{{- range $agent.serviceAccounts }}{{ $all = append $all (printf "%s@%s" (include "exequatur.identity" (list $ .)) (get $kinds $door.kind)) }}{{ end -}}
+{{- if and $door.enforced (eq $door.kind "mcp") -}}
+{{- range $agent.serviceAccounts }}{{ $all = append $all (printf "%s@mcp_stdio" (include "exequatur.identity" (list $ .))) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -13,7 +13,7 @@ from exequatur.v1 import decision_pb2 as pb
 from sidecar.doors.grpc import Bound, GrpcDoor
 from sidecar.recording import NOT_TAKEN, Waiting
 
-BOUND = Bound("default", "coder", "c1", "grpc", enforced=True)
+BOUND = Bound("default", "coder", "c1", "mcp_stdio", enforced=True)
 NOW = dt.datetime(2026, 1, 5, 10, tzinfo=dt.UTC)
 AGENT = Peer("agent:coder/c1")
 ASKED = pb.AuthorizeRequest(tool="git/git_status", arguments_json=b"{}").SerializeToString()

@@ -9,7 +9,7 @@ calls is for people, not for the injector; see `doors.yaml`.
 {{- $doors := dict -}}
 {{- range $door, $how := $agent.doors -}}
 {{- if eq $how.kind "grpc" -}}
-{{- $_ := set $doors $door (dict "kind" "grpc" "enforced" ($how.enforced | default false)) -}}
+{{- $_ := set $doors $door (dict "kind" "grpc") -}}
 {{- else -}}
 {{- $_ := set $doors $door (dict "kind" "mcp" "enforced" ($how.enforced | default false) "image" ($how.image | default "")
   "command" $how.command "mounts" ($how.mounts | default dict) "envFromSecret" ($how.envFromSecret | default "")) -}}
