@@ -75,10 +75,10 @@ def metrics() -> Mapping[str, Sequence[Family]]:
     """Give what each daemon counts, by its name."""
     ends, folder = datetime.max.replace(tzinfo=UTC), Path("unused")
     supervisor, ledger, sidecar, injector = BundleMetrics([]), LedgerMetrics(), SidecarMetrics(), InjectorMetrics()
-    supervisor.keeps(folder, ends)
-    ledger.keeps(folder, ends)
-    sidecar.families.keeps(folder, "", ends)
-    injector.families.expires(ends)
+    supervisor.keeps(folder, lambda: ends)
+    ledger.keeps(folder, lambda: ends)
+    sidecar.families.keeps(folder, "", lambda: ends)
+    injector.families.expires(lambda: ends)
     return {
         "pdp": [*WorkerMetrics().families.listed, *supervisor.families.listed],
         "ledger": ledger.families.listed,

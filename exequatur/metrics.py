@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,14 +75,13 @@ class Families:
         """Declare the count of alarms: the same in each daemon."""
         return self.counter("exequatur_alarms", "What somebody should look into; the log says what.")
 
-    def expires(self, at: datetime | None) -> Gauge | None:
-        """Declare when the certificate that we show ends; nothing where there is none."""
+    def expires(self, at: Callable[[], datetime | None] | None) -> None:
+        """Declare when the certificate that we show ends, looked up when it is asked for; not where we show none."""
         if at is None:
-            return None
+            return
         meaning = "When the certificate that we show ends, Unix time."
         gauge = self.gauge("exequatur_certificate_expires_timestamp_seconds", meaning)
-        gauge.set(at.timestamp())
-        return gauge
+        gauge.set_function(lambda: ends.timestamp() if (ends := at()) else 0.0)
 
     def disk(self, folder: Path) -> None:
         """Declare the room on the disk of `folder`, looked up when it is asked for."""
@@ -92,7 +91,7 @@ class Families:
         free.set_function(lambda: _usage(folder)[0])
         size.set_function(lambda: _usage(folder)[1])
 
-    def keeps(self, folder: Path, spools: str, certificate_ends: datetime | None) -> None:
+    def keeps(self, folder: Path, spools: str, certificate_ends: Callable[[], datetime | None] | None) -> None:
         """Declare what is kept in `folder`: its disk, the spools' files that a pattern finds, and our certificate."""
         self.disk(folder)
         self.spools(folder, spools)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -29,6 +29,9 @@ from cryptography import x509
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
+if TYPE_CHECKING:
+    from exequatur.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -136,15 +139,22 @@ def own_identity(files: TlsFiles | None) -> str:
     if files is None:
         return UNSAFE_PLAINTEXT
     try:
-        certificate = x509.load_pem_x509_certificate(files.read()[0])
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
-        uris = []
-    ids = [uri for uri in uris if uri.startswith("spiffe://")]
+        ids = spiffe_ids(x509.load_pem_x509_certificate(files.read()[0]))
+    except ValueError:
+        ids = ()
     if len(ids) != 1:
         raise ListenError(f"`{files.certificate}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
     return ids[0]
+
+
+def spiffe_ids(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Give the SPIFFE IDs that a certificate names its owner by; a good one has one."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, x509.ExtensionNotFound):
+        return ()
+    return tuple(uri for uri in uris if uri.startswith("spiffe://"))
 
 
 class ListenError(Exception):
@@ -174,16 +184,22 @@ class Server:
         self._names = tuple(service.full_name for service in services)
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    def listen_tcp(self, address: str, tls: TlsFiles | None) -> int:
-        """Open `HOST:PORT` with mutual TLS 1.3, or in plain text on loopback when `tls` is None. Returns the port."""
+    def listen_tcp(self, address: str, tls: TlsFiles | Renewal | None) -> int:
+        """Open `HOST:PORT` with mutual TLS 1.3, or in plain text on loopback when `tls` is None. Returns the port.
+
+        Files are read once; a `Renewal` is asked before each handshake.
+        """
         if tls is None:
             if not is_loopback(address):
                 raise ListenError(f"plain text is for loopback alone, and `{address}` is not: give TLS files")
             self._identity = UNSAFE_PLAINTEXT
             log.warning("unsafe: plain text on %s: every caller is `%s`", address, UNSAFE_PLAINTEXT)
             return self._open(address, lambda: self._server.add_insecure_port(address))
-        chain, key, roots = tls.read()
-        credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=True)
+        if isinstance(tls, TlsFiles):
+            chain, key, roots = tls.read()
+            credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=True)
+        else:
+            credentials = tls.server_credentials()
         return self._open(address, lambda: self._server.add_secure_port(address, credentials))
 
     def listen_unix(self, path: Path, identity: str, *, owner_uid: int | None = None, mounted: bool = False) -> None:

@@ -38,6 +38,4 @@ class Metrics:
 
     def shows(self, certificate: Path) -> None:
         """Tell when our certificate ends: the file's, since it is read again when it changes."""
-        ends = self.families.expires(expires_at(certificate))
-        if ends is not None:
-            ends.set_function(lambda: at.timestamp() if (at := expires_at(certificate)) else 0.0)
+        self.families.expires(lambda: expires_at(certificate))

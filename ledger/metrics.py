@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Metrics:
         """Count a call that got no answer."""
         self._refused.labels(code.name.lower()).inc()
 
-    def keeps(self, folder: Path, certificate_ends: datetime | None) -> None:
+    def keeps(self, folder: Path, certificate_ends: Callable[[], datetime | None] | None) -> None:
         """Tell of the disk of the log's folder, and of when our certificate ends."""
         self.families.disk(folder)
         self.families.expires(certificate_ends)

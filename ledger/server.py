@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exequatur import daemon, probes, transport
 from exequatur.key_folder import KeyFolder
+from exequatur.renewal import kept_fresh, renewal
 from exequatur.trust.errors import TrustError
 from exequatur.v1 import audit_pb2
 from ledger.index import IndexFault, LogIndex
@@ -46,12 +47,11 @@ def _now() -> datetime:
 async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     ready = daemon.Ready("log", "listener")
     metrics = Metrics()
-    metrics.keeps(settings.folder, transport.expires_at(settings.tls_certificate))
-    if settings.tls is not None:
-        try:
-            settings.tls.read()
-        except transport.ListenError as error:
-            raise daemon.StartError(str(error)) from None
+    try:
+        renewed = renewal(settings.tls, lambda _: metrics.alarms.inc())
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
+    metrics.keeps(settings.folder, None if renewed is None else renewed.ends)
     serving = daemon.http(settings.http, ready, lambda: metrics.registry)
     async with serving, probes.health(settings.health, ready):
         signers = KeyFolder(settings.key, parse_signing_keys)
@@ -70,7 +70,7 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
         try:
             held, address = transport.hold_port(settings.listen)
             held.close()
-            port = server.listen_tcp(address, settings.tls)
+            port = server.listen_tcp(address, renewed)
         except transport.ListenError as error:
             raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
         await server.start()
@@ -78,9 +78,10 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
         log.info("the log `%s` has %d records, serving on port %d", settings.origin, book.size, port)
         log.info("checkpoints are signed by %s", ", ".join(map(str, book.verifier_keys)))
         fresh = asyncio.create_task(service.keep_fresh(stop))
-        await stop.wait()
-        ready.drain()
-        await server.stop(settings.drain_grace_s)
+        async with kept_fresh(renewed):
+            await stop.wait()
+            ready.drain()
+            await server.stop(settings.drain_grace_s)
         await fresh
         await service.close()
     index.close()

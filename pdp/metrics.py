@@ -138,7 +138,7 @@ class BundleMetrics:
         self._wanted.set(wanted)
         self._workers.set_function(listening)
 
-    def keeps(self, state: Path, certificate_ends: datetime | None) -> None:
+    def keeps(self, state: Path, certificate_ends: Callable[[], datetime | None] | None) -> None:
         """Tell of the disk of the folder `state` and the spools in it, and of when our certificate ends."""
         self.families.keeps(state, "spool-*/*.seg", certificate_ends)
 

@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from exequatur import daemon, probes, transport
 from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
+from exequatur.renewal import kept_fresh
 from exequatur.trust.errors import TrustError
 from exequatur.trust.log_keys import parse_log_keys
 from pdp.control.opening import open_store
@@ -32,7 +33,7 @@ from pdp.control.store import StoreError
 from pdp.crew import LINE_BYTES
 from pdp.metrics import BundleMetrics, Together
 from pdp.orders import Orders
-from pdp.serving import identity, work
+from pdp.serving import identity, watched, work
 from pdp.settings import PdpSettings
 from pdp.supervisor import FIRST, Supervisor
 
@@ -106,7 +107,8 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
     ours = BundleMetrics([feed.tenant for feed in settings.feeds])
     together = Together(str(metrics), ours.registry)
 
-    ours.keeps(settings.state, transport.expires_at(settings.tls_certificate))
+    renewed = watched(settings)  # for that metric alone: each worker watches for itself, and says what is wrong
+    ours.keeps(settings.state, None if renewed is None else renewed.ends)
 
     def gone(pid: int) -> None:
         ours.ended()
@@ -116,7 +118,7 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
         settings, store, ready, ours, address=address, folder=metrics, gone=gone, trials=together.trials
     )
     serving = daemon.http(settings.http, ready, lambda: _registry(together))
-    async with serving, probes.health(settings.health, ready):
+    async with serving, probes.health(settings.health, ready), kept_fresh(renewed):
         await supervisor.run(stop)
     store.close()
 
@@ -131,12 +133,8 @@ def _registry(together: Together) -> CollectorRegistry:
 def _check_files(settings: PdpSettings) -> None:
     """See that the files that only workers use can be used, so that no worker dies of them. Raises `StartError`."""
     try:
-        if settings.tls is not None:
-            settings.tls.read()
         if settings.log_key is not None:
             KeyFolder(settings.log_key, parse_log_keys).read()
-    except transport.ListenError as error:
-        raise daemon.StartError(str(error)) from None
     except TrustError as error:
         raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
 from exequatur import daemon, transport
+from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.spool import Spool, SpoolError
 from pdp import status
 from pdp.api import bundle, decision, session
@@ -39,7 +41,8 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         first.cancel()
         return
     metrics = orders.metrics
-    with ExitStack() as stack:
+    renewed = watched(settings, orders.alarm)
+    async with AsyncExitStack() as stack:
         store, spools = _open(settings, number)
         stack.callback(store.close)
         for spool in spools:
@@ -59,7 +62,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
             acknowledged=acknowledged if settings.wait_for_ledger else None,
         )
         orders.hand_over(conveyor)
-        server = _listen(settings, address, conveyor, orders)
+        server = _listen(settings, renewed, address, conveyor, orders)
 
         def older(text: str) -> None:
             conveyor.distrust(OLDER)
@@ -67,7 +70,8 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
             orders.alarm(f"{OLDER}: {text}")
 
         first_record = spools[0].last + 1
-        shipping = Shipping(settings, spools, metrics, older, orders.alarm)
+        shipping = Shipping(settings, spools, metrics, older, orders.alarm, tls=renewed)
+        await stack.enter_async_context(kept_fresh(renewed))
         conveyor.start()
         await shipping.heard(first_record)
         await server.start()
@@ -90,6 +94,14 @@ def identity(settings: PdpSettings) -> str:
         raise daemon.StartError(str(error)) from None
 
 
+def watched(settings: PdpSettings, alarmed: Callable[[str], None] = lambda _: None) -> Renewal | None:
+    """Watch our TLS files, if there are any; raises `StartError`."""
+    try:
+        return renewal(settings.tls, alarmed)
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
+
+
 def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
     """Open the store, our own spool, and those of workers that there were more of before: their records go up too."""
     name = identity(settings)
@@ -108,7 +120,9 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
         raise daemon.StartError(str(error)) from None
 
 
-def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, orders: Orders) -> transport.Server:
+def _listen(
+    settings: PdpSettings, renewed: Renewal | None, address: str, conveyor: Conveyor, orders: Orders
+) -> transport.Server:
     calls = Calls(conveyor)
     openers, auditors = frozenset(settings.openers), frozenset(settings.auditors)
     operators = frozenset(settings.operators)
@@ -122,7 +136,7 @@ def _listen(settings: PdpSettings, address: str, conveyor: Conveyor, orders: Ord
     }
     server = transport.Server(handlers, SERVICES, reuse_port=True, refused=orders.metrics.refused)
     try:
-        server.listen_tcp(address, settings.tls)
+        server.listen_tcp(address, renewed)
     except transport.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
     return server

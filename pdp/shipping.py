@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from exequatur import daemon
-from exequatur.client import LedgerClient, Tls
+from exequatur.client import LedgerClient
 from exequatur.disk import Disk, write_file
+from exequatur.renewal import Renewal
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.errors import TrustError
@@ -47,6 +48,8 @@ class Shipping:
         metrics: Metrics,
         older: Callable[[str], None],
         alarmed: Callable[[str], None] = lambda _: None,
+        *,
+        tls: Renewal | None,
     ) -> None:
         """Begin; `older` hears what the ledger knows that was never written here, `alarmed` what else is wrong.
 
@@ -58,10 +61,9 @@ class Shipping:
         self._shippers: list[Shipper] = []
         self._alarmed = False
         if settings.ledger is not None:
-            tls = settings.tls
             self._client = LedgerClient(
                 settings.ledger,
-                tls=None if tls is None else Tls(tls.certificate, tls.key, tls.roots),
+                tls=tls,
                 unsafe_plaintext=settings.unsafe_plaintext,
             )
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, get_args
 
@@ -46,7 +46,7 @@ class Metrics:
         self._spools: tuple[Spool, ...] = ()
         self._shippers: tuple[Shipper, ...] = ()
 
-    def keeps(self, spool: Spool, certificate_ends: datetime | None) -> None:
+    def keeps(self, spool: Spool, certificate_ends: Callable[[], datetime | None] | None) -> None:
         """Tell of our spool and its disk, and of when our certificate ends."""
         self._spools = (spool,)
         self.families.keeps(spool.folder, "*.seg", certificate_ends)

@@ -12,12 +12,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
 
-from exequatur.client import Tls, open_async_channel
+from exequatur.client.channels import Renewed, Tls, Way
 from exequatur.v1 import decision_pb2, decision_pb2_grpc, session_pb2, session_pb2_grpc
 
 MARGIN_S: Final = 0.05
@@ -42,14 +43,21 @@ class NoDecision(Exception):  # noqa: N818
         self.code = code
 
 
-class PdpClient:
-    """One channel to the decision point, for the running event loop."""
+class _Road:
+    """A channel to the decision point, and the calls that go over it."""
 
-    def __init__(self, target: str, tls: Tls | None, *, unsafe_plaintext: bool, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel: Final = channel
+        self.decisions: Final = decision_pb2_grpc.DecisionServiceStub(channel)
+        self.sessions: Final = session_pb2_grpc.SessionServiceStub(channel)
+
+
+class PdpClient:
+    """The way to the decision point, for the running event loop."""
+
+    def __init__(self, target: str, tls: Tls | Renewed | None, *, unsafe_plaintext: bool, timeout_s: float) -> None:
         """Reach `HOST:PORT`; a decision may take `timeout_s` seconds at most. Nothing is sent yet."""
-        self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
-        self._decisions = decision_pb2_grpc.DecisionServiceStub(self._channel)
-        self._sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        self._way = Way(target, tls, _Road, unsafe_plaintext=unsafe_plaintext, longest_s=timeout_s)
         self._timeout_s = timeout_s
         self._away = False  # whether somebody has waited for a connection in vain since the last answer
 
@@ -57,30 +65,33 @@ class PdpClient:
         self, request: decision_pb2.AuthorizeRequest, left_s: float | None
     ) -> decision_pb2.AuthorizeResponse:
         """Have one action judged; `left_s` is what the caller's deadline leaves. Raises `NoDecision`."""
-        return await self._ask(self._decisions.Authorize, request, left_s)
+        return await self._ask(lambda road: road.decisions.Authorize, request, left_s)
 
     async def authorize_batch(
         self, request: decision_pb2.AuthorizeBatchRequest, left_s: float | None
     ) -> decision_pb2.AuthorizeBatchResponse:
         """Have actions judged in order. Raises `NoDecision`."""
-        return await self._ask(self._decisions.AuthorizeBatch, request, left_s)
+        return await self._ask(lambda road: road.decisions.AuthorizeBatch, request, left_s)
 
     async def settle(self, request: decision_pb2.SettleRequest, left_s: float | None) -> decision_pb2.SettleResponse:
         """Report an outcome. Raises `NoDecision`."""
-        return await self._ask(self._decisions.Settle, request, left_s)
+        return await self._ask(lambda road: road.decisions.Settle, request, left_s)
 
     async def get_session(
         self, request: session_pb2.GetSessionRequest, left_s: float | None
     ) -> session_pb2.GetSessionResponse:
         """Show a session. Raises `NoDecision`."""
-        return await self._ask(self._sessions.GetSession, request, left_s)
+        return await self._ask(lambda road: road.sessions.GetSession, request, left_s)
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
+        """Close the way."""
+        await self._way.close()
 
     async def _ask(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, left_s: float | None
+        self,
+        method: Callable[[_Road], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        request: _Request,
+        left_s: float | None,
     ) -> _Response:
         timeout = self._timeout_s if left_s is None else min(self._timeout_s, left_s - MARGIN_S)
         if timeout <= 0:
@@ -88,9 +99,10 @@ class PdpClient:
         clock = asyncio.get_running_loop().time
         until = clock() + timeout
         for attempt in range(1, ATTEMPTS + 1):
-            await self._connect(until - clock())
+            road = self._way.now
+            await self._connect(road.channel, until - clock())
             try:
-                answer = await method(request, timeout=max(until - clock(), 0.0), wait_for_ready=not self._away)
+                answer = await method(road)(request, timeout=max(until - clock(), 0.0), wait_for_ready=not self._away)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.CANCELLED and attempt < ATTEMPTS:
                     continue
@@ -99,14 +111,14 @@ class PdpClient:
             return answer
         raise RuntimeError("unreachable: the last attempt returns or raises")
 
-    async def _connect(self, left_s: float) -> None:
+    async def _connect(self, channel: grpc.aio.Channel, left_s: float) -> None:
         """Wait a little for a connection, unless there is one, or an outage. Raises `NoDecision`."""
-        if self._away or self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+        if self._away or channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return
         patience_s = min(CONNECT_S, self._timeout_s / 2)
         wait_s = min(patience_s, left_s)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), wait_s)
+            await asyncio.wait_for(channel.channel_ready(), wait_s)
         except TimeoutError:
             self._away = wait_s == patience_s  # a caller in a hurry learns nothing for others
             raise NoDecision("UNAVAILABLE", f"no decision point could be reached in {wait_s:.1f} s") from None

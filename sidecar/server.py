@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from exequatur import daemon, probes, transport
 from exequatur.client import LedgerClient
+from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
@@ -36,16 +37,20 @@ def config(argv: Sequence[str]) -> int:
 
 
 async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
-    try:
-        spool = Spool.open(settings.spool, identity=identity(settings))
-    except SpoolError as error:
-        raise daemon.StartError(str(error)) from None
     metrics, ready = Metrics(), daemon.Ready("sockets")
-    metrics.keeps(spool, transport.expires_at(settings.tls_certificate))
+    tls = settings.tls
+    files = None if tls is None else transport.TlsFiles(tls.certificate, tls.key, tls.roots)
+    try:
+        name = transport.own_identity(files)
+        renewed = renewal(files, metrics.alarmed)
+        spool = Spool.open(settings.spool, identity=name)
+    except (transport.ListenError, SpoolError) as error:
+        raise daemon.StartError(str(error)) from None
+    metrics.keeps(spool, None if renewed is None else renewed.ends)
     try:
         serving = daemon.http(settings.http, ready, metrics.collected)
-        async with serving, probes.health(settings.health, ready):
-            await _serve(settings, spool, metrics, ready, stop)
+        async with serving, probes.health(settings.health, ready), kept_fresh(renewed):
+            await _serve(settings, spool, metrics, ready, stop, renewed=renewed)
     finally:
         remaining = spool.last - spool.acknowledged
         spool.close()
@@ -53,9 +58,15 @@ async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
 
 
 async def _serve(
-    settings: SidecarSettings, spool: Spool, metrics: Metrics, ready: daemon.Ready, stop: asyncio.Event
+    settings: SidecarSettings,
+    spool: Spool,
+    metrics: Metrics,
+    ready: daemon.Ready,
+    stop: asyncio.Event,
+    *,
+    renewed: Renewal | None,
 ) -> None:
-    pdp, shipper = _reach(settings, spool, metrics)
+    pdp, shipper = _reach(settings, renewed, spool, metrics)
     waiting = None
     if settings.wait_for_ledger and shipper is not None:
         waiting = Waiting(shipper.acknowledged, settings.decision_timeout_ms / 1000)
@@ -77,21 +88,21 @@ async def _serve(
     await pdp.close()
 
 
-def _reach(settings: SidecarSettings, spool: Spool, metrics: Metrics) -> tuple[PdpClient, Shipper | None]:
+def _reach(
+    settings: SidecarSettings, renewed: Renewal | None, spool: Spool, metrics: Metrics
+) -> tuple[PdpClient, Shipper | None]:
     """Make the ways to the decision point and the ledger; nothing is sent yet."""
     timeout_s = settings.decision_timeout_ms / 1000
     plain = settings.unsafe_plaintext
     try:
-        pdp = PdpClient(settings.pdp, settings.tls, unsafe_plaintext=plain, timeout_s=timeout_s)
+        pdp = PdpClient(settings.pdp, renewed, unsafe_plaintext=plain, timeout_s=timeout_s)
         if settings.ledger is None:
             log.warning("no ledger is set: records stay in `%s`", settings.spool)
             return pdp, None
-        ledger = LedgerClient(settings.ledger, tls=settings.tls, unsafe_plaintext=plain)
+        ledger = LedgerClient(settings.ledger, tls=renewed, unsafe_plaintext=plain)
         shipper = Shipper(
             spool, ledger.append, log_key=settings.log_key, older=metrics.alarmed, alarmed=metrics.alarmed
         )
-    except OSError as error:
-        raise daemon.StartError(f"`{error.filename}` cannot be read: {(error.strerror or '').lower()}") from None
     except TrustError as error:
         raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
     metrics.ships(shipper)
@@ -111,13 +122,3 @@ def _open(agent: AgentSocket, pdp: PdpClient, recorder: Recorder, metrics: Metri
         reason = (error.strerror or "").lower()
         raise daemon.StartError(f"`{agent.socket}` cannot be opened: {reason}", daemon.UNREACHABLE) from None
     return server
-
-
-def identity(settings: SidecarSettings) -> str:
-    """Name ourselves; raises `StartError`."""
-    tls = settings.tls
-    files = None if tls is None else transport.TlsFiles(tls.certificate, tls.key, tls.roots)
-    try:
-        return transport.own_identity(files)
-    except transport.ListenError as error:
-        raise daemon.StartError(str(error)) from None

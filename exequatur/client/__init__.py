@@ -17,13 +17,12 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
 
+from exequatur.client.channels import Renewed, Tls, Way, open_async_channel, open_channel
 from exequatur.client.messages import (
     CallError,
     authorize_request,
@@ -93,53 +92,6 @@ where each answer waits for a ledger that is being restarted."""
 
 LEDGER_S: Final = 5.0
 """How long the ledger may take for a batch, in seconds; whoever sends it will send it again."""
-
-_OPTIONS: Final = (
-    # No service config from DNS, hence no policy of retries, and no proxy from the environment. What is left of retries
-    # is what gRPC calls transparent: a call that a connection's end shows to have reached no handler is sent again.
-    ("grpc.enable_retries", 1),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.enable_http_proxy", 0),
-    # A half-open link is found within 45 s, a restarted service within one.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt to connect may take: a server that has just lost its neighbour is busy with handshakes.
-    ("grpc.min_reconnect_backoff_ms", 2000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Paths of PEM files: our certificate chain, its key, and the roots that sign the service."""
-
-    certificate: Path
-    key: Path
-    roots: Path
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; raises `OSError` for one that cannot be read."""
-        return grpc.ssl_channel_credentials(
-            self.roots.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
-        )
-
-
-def open_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False) -> grpc.Channel:
-    """Open a blocking channel to `unix:PATH` or `HOST:PORT`; raises `ValueError` for TCP without TLS."""
-    if tls is not None:
-        return grpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
-    _refuse_plaintext(target, unsafe_plaintext)
-    return grpc.insecure_channel(target, options=_OPTIONS)
-
-
-def open_async_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False) -> grpc.aio.Channel:
-    """Open a channel for the running event loop; as `open_channel`."""
-    if tls is not None:
-        return grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
-    _refuse_plaintext(target, unsafe_plaintext)
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
 class Client:
@@ -309,11 +261,21 @@ class LedgerClient:
     """The way to the ledger, for an event loop."""
 
     def __init__(
-        self, target: str, *, tls: Tls | None = None, unsafe_plaintext: bool = False, timeout_s: float = LEDGER_S
+        self,
+        target: str,
+        *,
+        tls: Tls | Renewed | None = None,
+        unsafe_plaintext: bool = False,
+        timeout_s: float = LEDGER_S,
     ) -> None:
         """Reach `HOST:PORT`; nothing is sent yet."""
-        self._channel = open_async_channel(target, tls, unsafe_plaintext=unsafe_plaintext)
-        self._audit = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self._way = Way(
+            target,
+            tls,
+            audit_pb2_grpc.AuditServiceStub,
+            unsafe_plaintext=unsafe_plaintext,
+            longest_s=timeout_s,
+        )
         self._timeout_s = timeout_s
 
     async def append(self, writer: str, first_number: int, records: Sequence[bytes], known_size: int) -> Ack:
@@ -322,7 +284,7 @@ class LedgerClient:
             writer=writer, first_number=first_number, records=records, known_size=known_size
         )
         try:
-            response = await self._audit.Append(request, timeout=self._timeout_s)
+            response = await self._way.now.Append(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         return Ack(response.acknowledged, response.checkpoint, tuple(response.consistency))
@@ -331,23 +293,18 @@ class LedgerClient:
         """Show the newest checkpoint, with the proof that it extends `known_size`; `acknowledged` is zero."""
         request = audit_pb2.GetCheckpointRequest(known_size=known_size)
         try:
-            response = await self._audit.GetCheckpoint(request, timeout=self._timeout_s)
+            response = await self._way.now.GetCheckpoint(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         return Ack(0, response.checkpoint, tuple(response.consistency))
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._channel.close()
+        await self._way.close()
 
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-
-def _refuse_plaintext(target: str, unsafe_plaintext: bool) -> None:
-    if not target.startswith("unix:") and not unsafe_plaintext:
-        raise ValueError(f"`{target}` needs TLS files; plain text has to be asked for with unsafe_plaintext")
 
 
 def _patience(timeout_s: float, until: float | None) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ import json
 import random
 import re
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,14 +16,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import bank
+from entries import records
 from exequatur.action import Action
-from exequatur.client import AsyncClient, CallError, Client, Effect, Outcome, Proposal, ReasonKind, Session
+from exequatur.client import AsyncClient, CallError, Client, Effect, Outcome, Proposal, ReasonKind, Session, Tls
 from exequatur.trust.canonical import canonical
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge
 from pdp.model import Session as Run
 from pdp.policies import Standing
-from stack import AUDITOR, OPENER, Stack, http_get, running, until
+from pki import Authority
+from stack import AUDITOR, LEDGER, OPENER, PDP, Process, Stack, http_get, running, until
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +319,59 @@ def test_an_auditor_may_ask_for_a_checkpoint_and_a_stranger_may_not(stack):
     assert asyncio.run(ask(AUDITOR)).startswith("example.org/audit\n")
     with pytest.raises(CallError, match="auditor"):
         asyncio.run(ask("spiffe://example.org/stranger"))
+
+
+def test_all_certificates_are_renewed_by_a_new_authority_while_an_agent_goes_on(stack, session, tmp_path):
+    processes, workers, other = (stack.ledger, stack.pdp, stack.sidecar), 2, Authority(tmp_path / "pki", "other")
+
+    def heard() -> list[int]:
+        return [process.log.read_text().count("the TLS files have changed") for process in processes]
+
+    def ends(process: Process) -> float:
+        page = http_get(process.http, "/metrics")[1]
+        return float(re.search(r"^exequatur_certificate_expires_timestamp_seconds (\S+)$", page, re.MULTILINE)[1])
+
+    def renew(change: Callable[[], object]) -> None:
+        before = heard()
+        change()
+        wanted = [before[0] + 1, before[1] + 1 + workers, before[2] + 1]
+        until(lambda: all(now >= want for now, want in zip(heard(), wanted, strict=True)), what="a renewal")
+
+    def certify() -> None:
+        for identity in (LEDGER, PDP, bank.SIDECAR):
+            name = stack.tls_name(identity)
+            files = other.issue(name, identity, age=dt.timedelta(0))
+            for path in (files.key, files.certificate):
+                path.replace(stack.authority.folder / path.name)
+
+    go_aheads: list[str] = []
+    over = threading.Event()
+
+    def agent() -> None:
+        with stack.agent() as client:
+            while not over.is_set():
+                decision = client.authorize("bank/look", {"account": "7"})
+                assert decision.effect is Effect.ALLOW, decision
+                go_aheads.append(decision.decision_id)
+                over.wait(0.02)
+
+    was = [ends(process) for process in processes]
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(agent)
+        try:
+            roots = stack.authority.roots
+            renew(lambda: roots.write_bytes(roots.read_bytes() + other.roots.read_bytes()))
+            renew(certify)
+            until(lambda: all(ends(each) > before for each, before in zip(processes, was, strict=True)), what="its end")
+            more = len(go_aheads) + 10
+            until(lambda: len(go_aheads) >= more or running.done(), what="going on")
+        finally:
+            over.set()
+        running.result()
+    files = other.issue("auditor", AUDITOR)
+    with Client(stack.target, tls=Tls(files.certificate, files.key, files.roots), timeout_s=10) as anew:
+        assert anew.bundle_status().tenants
+    until(lambda: set(go_aheads) <= {record.get("decision_id") for record in records(stack.log_folder)}, what="records")
 
 
 def test_nothing_that_was_in_arguments_is_in_any_log_or_record(stack, teller, session):

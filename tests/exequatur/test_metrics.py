@@ -41,8 +41,8 @@ def spool(tmp_path):
 def test_each_name_is_declared_once_and_says_what_it_is_in(tmp_path):
     """Two daemons may share a name only for the same thing: an alert asks for both."""
     supervisor, ledger, sidecar, worker = BundleMetrics(["acme"]), LedgerMetrics(), SidecarMetrics(), WorkerMetrics()
-    supervisor.keeps(tmp_path, ENDS)
-    ledger.keeps(tmp_path, ENDS)
+    supervisor.keeps(tmp_path, lambda: ENDS)
+    ledger.keeps(tmp_path, lambda: ENDS)
     known: dict[str, object] = {}
     every = (worker, supervisor, ledger, sidecar, InjectorMetrics())
     for families in (metrics.families for metrics in every):
@@ -129,7 +129,7 @@ def test_the_way_to_the_ledger_is_told_from_the_worst_of_our_spools(spool):
 
 def test_spools_and_their_disk_are_measured_when_they_are_asked_for(tmp_path, spool):
     metrics = BundleMetrics(["acme"])
-    metrics.keeps(tmp_path, ENDS)
+    metrics.keeps(tmp_path, lambda: ENDS)
     before = value(metrics.registry, "spool_bytes")
     spool.append_many([{"kind": "bundle", "text": "x" * 10_000}])
     assert value(metrics.registry, "spool_bytes") >= before + 10_000

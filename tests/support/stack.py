@@ -174,8 +174,12 @@ class Stack:
 
     def tls(self, identity: str) -> Tls:
         """Make certificate files for `identity`."""
-        files = self.authority.issue(identity.removeprefix("spiffe://").replace("/", "-"), identity)
+        files = self.authority.issue(self.tls_name(identity), identity)
         return Tls(files.certificate, files.key, files.roots)
+
+    def tls_name(self, identity: str) -> str:
+        """Give what the files of `identity` are called."""
+        return identity.removeprefix("spiffe://").replace("/", "-")
 
     def client(self, identity: str = bank.SIDECAR) -> Client:
         """Reach the decision point as `identity`."""
