@@ -30,6 +30,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from exequatur.settings import Settings, SettingsError, describe
+from exequatur.transport import unbound
 
 S = TypeVar("S", bound=Settings)
 
@@ -216,8 +217,7 @@ class _Quiet(uvicorn.Server):
 
 
 def _bound(config: uvicorn.Config, address: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family)
+    sock = unbound(config.host)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((config.host, config.port))

@@ -314,14 +314,13 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
     does not listen is given no connection. Returns the socket to keep, and the address with its real port.
     """
     host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
+        with unbound(host) as probe:
             # Connections of our last life that linger do not count; who listens or holds the port still does.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), int(port)))
             real = probe.getsockname()[1]
-        held = socket.socket(family)
+        held = unbound(host)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind((host.strip("[]"), real))
@@ -329,6 +328,15 @@ def hold_port(address: str) -> tuple[socket.socket, str]:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ListenError(f"cannot listen on `{address}`: {reason}") from None
     return held, f"{host}:{real}"
+
+
+def unbound(host: str) -> socket.socket:
+    """Make a socket for `host`, which may be in brackets; `::` is every address, those of IPv4 too."""
+    if ":" not in host:
+        return socket.socket(socket.AF_INET)
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return made
 
 
 def own_folder(folder: Path, *, make: bool) -> None:

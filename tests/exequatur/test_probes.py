@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 
-from exequatur.daemon import UNREACHABLE, Ready, StartError
+from exequatur.daemon import UNREACHABLE, Ready, StartError, http
 from exequatur.probes import health
+from exequatur.transport import Peer, Server, hold_port
+from pki import Authority
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def ask(port: int, service: str) -> int:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+async def ask(port: int, service: str, host: str = "127.0.0.1") -> int:
+    async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         return (await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status
 
@@ -36,6 +41,39 @@ async def test_ready_follows_the_latch_and_live_does_not():
         assert await follow(port) == (SERVING, SERVING, SERVING)
         ready.drain()
         assert await follow(port) == (SERVING, NOT_SERVING, NOT_SERVING)
+
+
+async def test_probes_metrics_and_calls_are_served_over_both_families_where_one_address_is_both():
+    ready = Ready()
+
+    async def call(message: bytes, peer: Peer, seconds: float | None) -> bytes:
+        return b"ok"
+
+    server, (held, address) = Server({"/test/Call": call}, (), reuse_port=True), hold_port("[::]:0")
+    with tempfile.TemporaryDirectory(prefix="ex-") as folder:
+        own = server.listen_tcp(address, Authority(Path(folder)).issue("server", "spiffe://test/pdp"))
+    await server.start()
+    with held:
+        async with health("[::]:0", ready) as port, http("[::]:0", ready, CollectorRegistry) as page:
+            for host, family in (("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)):
+                assert await ask(port, "live", host) == SERVING
+                for each in (page, own):
+                    reader, writer = await asyncio.open_connection(host.strip("[]"), each, family=family)
+                    if each == page:
+                        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+                    writer.close()
+                    await writer.wait_closed()
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1"])
+async def test_one_familys_loopback_is_nobody_elses(host):
+    other = {"[::1]": "127.0.0.1", "127.0.0.1": "::1"}[host]
+    async with health(f"{host}:0", Ready()) as port:
+        assert await ask(port, "live", host) == SERVING
+        with pytest.raises(OSError, match=r"Connect call failed"):
+            await asyncio.open_connection(other, port)
 
 
 async def test_who_watches_is_told_of_each_turn_and_does_not_hold_up_the_end():
