@@ -139,26 +139,6 @@ def test_a_body_that_does_not_say_how_long_it_is_is_bounded_too(injector):
     until(lambda: counted(injector, "mutate", "failed") > before)
 
 
-def test_many_large_reviews_at_once_are_told_to_come_again_and_leave_probes_alone(injector):
-    head = (
-        f"POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {LIMITS.bytes}\r\n\r\n"
-    )
-    with injector.client() as client, contextlib.ExitStack() as stack:
-
-        def status():
-            return client.post("/mutate", json=review(pod())).status_code
-
-        assert status() == 200
-        for _ in range(10):
-            unfinished = stack.enter_context(injector.connect())
-            unfinished.sendall(head.encode() + b" " * (LIMITS.bytes - 1))
-        until(lambda: status() == 503)
-        assert http_get(injector.process.http, "/readyz")[0] == 200
-        stack.close()
-        until(lambda: status() == 200)
-    assert any("there are too many reviews at once" in line["message"] for line in injector.log())
-
-
 def test_nothing_older_than_tls_1_3_is_spoken(injector):
     trust = injector.trust
     trust.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -61,14 +61,43 @@ def test_the_largest_of_each_shape_is_judged_soon(value):
     assert time.process_time() - start < 2
 
 
-async def test_what_waits_goes_on_while_a_large_pod_is_judged():
+@contextlib.asynccontextmanager
+async def api_server():
+    """Give who asks an injector."""
     with ThreadPoolExecutor(1) as judges:
         transport = httpx2.ASGITransport(app=application(FLEET, Metrics(), judges))
         async with httpx2.AsyncClient(transport=transport, base_url="https://injector") as client:
-            large = asyncio.create_task(client.post("/mutate", json=review(SHAPES["whatever is allowed"])))
-            turns = 0
-            while not large.done():
-                await asyncio.sleep(0.001)
-                turns += 1
+            yield client
+
+
+async def test_what_waits_goes_on_while_a_large_pod_is_judged():
+    async with api_server() as client:
+        large = asyncio.create_task(client.post("/mutate", json=review(SHAPES["whatever is allowed"])))
+        turns = 0
+        while not large.done():
+            await asyncio.sleep(0.001)
+            turns += 1
     assert "uid" in response(large.result().content)
     assert turns > 20
+
+
+async def test_what_there_is_no_room_for_is_told_to_come_again():
+    full, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def unfinished():
+        yield b" " * (LIMITS.bytes - 1)
+        full.release()
+        await go_on.wait()
+
+    headers = {"content-type": "application/json"}
+    async with api_server() as client:
+        waiting = [
+            asyncio.create_task(client.post("/mutate", content=unfinished(), headers=headers)) for _ in range(10)
+        ]
+        for _ in waiting:
+            await full.acquire()
+        given = await client.post("/mutate", json=review(pod()))
+        assert (given.status_code, given.text) == (503, "there are too many reviews at once: try again\n")
+        go_on.set()
+        assert {given.status_code for given in await asyncio.gather(*waiting)} == {400}
+        assert (await client.post("/mutate", json=review(pod()))).status_code == 200
