@@ -17,6 +17,7 @@ from injector.case import Case
 from injector.catalogue import OURS
 from injector.claim import SPOOL
 from injector.made import HEALTH_PORT, HTTP_PORT, MCP_UID, RUN, SIDECAR, SIDECAR_UID
+from injector.orders import ordered
 from injector.pods import GrpcCall, Volume
 
 _VOLUMES: Final = {
@@ -137,7 +138,7 @@ def no_name_of_ours(case: Case) -> Faults:
 
 
 def no_path_of_ours(case: Case) -> Faults:
-    """A mount over a door's folder puts another door there."""
+    """A mount over a door's folder puts another door there; so does who holds a folder above it, by renaming."""
     for at, container in case.containers():
         places = [
             (f"volumeMounts[{mount.name}].mountPath", mount.mount_path) for mount in container.volume_mounts or ()
@@ -147,9 +148,13 @@ def no_path_of_ours(case: Case) -> Faults:
         ]
         places.append(("terminationMessagePath", container.termination_message_path or ""))
         for field, path in places:
-            plain = posixpath.normpath("/" + path.lstrip("/"))
-            if any(f"{plain}/".startswith(f"{ours}/") for ours in _OUR_PATHS):
+            plain = posixpath.normpath("/" + path.lstrip("/")).rstrip("/") + "/"
+            if any(plain.startswith(f"{ours}/") for ours in _OUR_PATHS):
                 yield f"`{at}.{field}`: what is below `{RUN}` is the injector's"
+            elif (
+                path and container.name in case.claim.containers and any(ours.startswith(plain) for ours in _OUR_PATHS)
+            ):
+                yield f"`{at}.{field}`: `{RUN}` is below it, which is the injector's: mount folders of their own"
 
 
 def no_propagated_mounts(case: Case) -> Faults:
@@ -229,12 +234,22 @@ def confined(case: Case) -> Faults:
 
 
 def no_orders_by_annotation(case: Case) -> Faults:
-    """AppArmor, container runtimes and their plugins take orders about one container by its name."""
+    """AppArmor, container runtimes and network plugins take orders by annotation, past all that is judged here."""
     for name, value in (case.pod.metadata.annotations or {}).items():
-        if OURS in name:
-            yield f"`metadata.annotations[{name}]` is about what is the injector's"
+        reason = ordered(name)
+        if reason:
+            yield f"`metadata.annotations[{name}]` {reason}"
         elif name.startswith(_APPARMOR) and value == "unconfined":
             yield f"`metadata.annotations[{name}]` must not be unconfined"
+
+
+def no_devices_by_claim(case: Case) -> Faults:
+    """A driver of devices moves network interfaces into a pod, and mounts what it likes."""
+    if case.pod.spec.resource_claims:
+        yield "`spec.resourceClaims` must not be set"
+    for at, container in case.containers():
+        if (container.resources or {}).get("claims"):
+            yield f"`{at}.resources.claims` must not be set"
 
 
 def names_resolve_as_for_others(case: Case) -> Faults:
@@ -332,6 +347,7 @@ RULES: Final[tuple[Rule, ...]] = (
     users_of_their_own,
     confined,
     no_orders_by_annotation,
+    no_devices_by_claim,
     names_resolve_as_for_others,
     records_last,
     no_way_to_a_spool,

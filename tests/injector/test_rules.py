@@ -208,6 +208,10 @@ CASES = {
             mount("exequatur-door-grpc"),
             f"{MAIN}.volumeMounts[exequatur-door-grpc]",
         ),
+        "the agent's program, to be written": (
+            mount("exequatur-bin", mountPath="/own"),
+            f"{MAIN}.volumeMounts[exequatur-bin]",
+        ),
         "a volume as a device": (
             main(volumeDevices=[{"name": "exequatur-spool", "devicePath": "/dev/x"}]),
             f"{MAIN}.volumeDevices[exequatur-spool]",
@@ -232,6 +236,13 @@ CASES = {
             mount("workspace", mountPath="//var/./run/x/../exequatur/"),
             f"{MAIN}.volumeMounts[workspace].mountPath",
         ),
+        "the folder above": (mount("workspace", mountPath="/run"), f"{MAIN}.volumeMounts[workspace].mountPath"),
+        "the folder above by another name": (
+            mount("workspace", mountPath="/var/run/."),
+            f"{MAIN}.volumeMounts[workspace].mountPath",
+        ),
+        "the folder above that": (mount("workspace", mountPath="/var"), f"{MAIN}.volumeMounts[workspace].mountPath"),
+        "everything": (mount("workspace", mountPath="/"), f"{MAIN}.volumeMounts[workspace].mountPath"),
         "a device there": (
             main(volumeDevices=[{"name": "block", "devicePath": "/run/exequatur/x"}]),
             f"{MAIN}.volumeDevices[block].devicePath",
@@ -331,6 +342,13 @@ CASES = {
             ),
             "metadata.annotations[mounts.nri.containerd.io/container.exequatur-sidecar]",
         ),
+    },
+    "no_devices_by_claim": {
+        "a claim of the pod's": (
+            spec(resourceClaims=[{"name": "nic", "resourceClaimName": "nic"}]),
+            "spec.resourceClaims",
+        ),
+        "a claim of a container's": (main(resources={"claims": [{"name": "nic"}]}), f"{MAIN}.resources.claims"),
     },
     "names_resolve_as_for_others": {
         "the ledger's name": (
@@ -434,6 +452,34 @@ def test_a_pod_does_not_get_what_it_may_not_have(rule, value, field):
     assert field in message, (rule, message)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "k8s.v1.cni.cncf.io/networks",
+        "v1.multus-cni.io/default-network",
+        "networking.gke.io/interfaces",
+        "k8s.ovn.org/pod-networks",
+        "ovn.kubernetes.io/logical_switch",
+        "attached.default.ovn.kubernetes.io/routes",
+        "cni.projectcalico.org/allowedSourcePrefixes",
+        "policy.cilium.io/no-track-port",
+        "ipam.cilium.io/ip-pool",
+        "ipam.example.org/address",
+        "devices.nri.io/container.main",
+        "mounts.nri.containerd.io/pod",
+        "cdi.k8s.io/nic",
+        "io.kubernetes.cri-o.Devices",
+        "seccomp-profile.kubernetes.cri-o.io/POD",
+        "io.katacontainers.config.hypervisor.path",
+        "run.oci.hooks.stdout",
+    ],
+)
+def test_no_other_network_and_no_order_to_the_runtime_by_annotation(name):
+    value = pod()
+    value["metadata"]["annotations"][name] = "x"
+    assert f"`metadata.annotations[{name}]` " in refusal(value)
+
+
 def test_every_rule_has_its_attacks():
     assert [rule.__name__ for rule in rules.RULES] == list(CASES)
 
@@ -471,11 +517,18 @@ def test_without_a_ledger_records_need_a_volume():
             )["spec"]
         },
         annotated(spec(containers=[container(), container("helper", volumeMounts=[])]), container="main"),
+        annotated(
+            spec(containers=[container(), container("x", volumeMounts=[{"name": "workspace", "mountPath": "/run"}])]),
+            container="main",
+        ),
         changed(
             pod(),
             metadata__annotations={
                 "exequatur.dev/agent": "coder",
                 "example.org/mood": "unconfined",
+                "prometheus.io/scrape": "true",
+                "cilium.io.example.org/x": "y",
+                "sidecar.istio.io/status": "{}",
                 "container.apparmor.security.beta.kubernetes.io/main": "runtime/default",
             },
         ),
@@ -517,6 +570,12 @@ def test_what_harms_nobody_is_let_through(value):
         (security(somethingNew=True), "spec.containers[0].securityContext.somethingNew"),
         (main(livenessProbe={"somethingNew": {"host": "x"}}), "spec.containers[0].livenessProbe.somethingNew"),
         (main(lifecycle={"preStop": {"httpGet": 1}}), "spec.containers[0].lifecycle.preStop.httpGet"),
+        (volume(ephemeral={"volumeClaimTemplate": [1]}), "spec.volumes[2].ephemeral.volumeClaimTemplate"),
+        (
+            volume(ephemeral={"volumeClaimTemplate": {"spec": "x"}}),
+            "spec.volumes[2].ephemeral.volumeClaimTemplate.spec",
+        ),
+        (spec(initContainers=[container("exequatur-sidecar\n")]), "spec.initContainers[0].name"),
         (changed(pod(), somethingNew=1), "somethingNew"),
         (changed(pod(), metadata=None), "metadata"),
         (changed(pod(), metadata__annotations=["exequatur.dev/agent"]), "metadata.annotations"),
