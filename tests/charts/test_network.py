@@ -108,11 +108,13 @@ def test_metrics_are_read_by_monitoring_alone(cluster):
 
 @each_cluster
 def test_names_are_resolved_by_those_who_call_others(cluster):
-    asked = peers(cluster.values.get("networkPolicy", {}).get("dns", [])) or [DNS]
+    given = cluster.values.get("networkPolicy", {}).get("dns", [])
+    asked = [(server, item.get("ports", [53])) for item in given for server in peers([item])] or [(DNS, [53])]
     for pod in [cluster.parts["pdp"], *cluster.agents.values()]:
-        for server in asked:
-            assert cluster.may(pod, server, 53, "UDP")
-            assert cluster.may(pod, server, 53)
+        for server, ports in asked:
+            for port in {53, *ports}:
+                assert cluster.may(pod, server, port, "UDP") is (port in ports)
+                assert cluster.may(pod, server, port) is (port in ports)
 
 
 @each_cluster

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helm import EXAMPLES, VALUES, Object, Objects, containers, rendered
+from helm import EXAMPLES, VALUES, Object, Objects, containers, notes, rendered
 from injector.catalogue import McpDoor, read_catalogue
 from injector.patch import inject
 from injector.settings import InjectorSettings
@@ -190,6 +190,64 @@ def test_every_mount_has_its_volume_and_every_volume_its_mount(file):
         ]
         mounted = {mount["name"] for container in containers(pod) for mount in container["volumeMounts"]}
         assert (name, mounted) == (name, {*volumes, *claims})
+
+
+@each_file
+def test_what_must_be_there_is_said_at_the_end(file):
+    objects, said = rendered(file), notes(file)
+    made = {("ConfigMap", item["metadata"]["namespace"], item["metadata"]["name"]) for item in objects.of("ConfigMap")}
+    made |= {
+        ("Secret", item["metadata"]["namespace"], item["spec"]["secretName"]) for item in objects.of("Certificate")
+    }
+    wanted = set()
+    for _, pod in objects.pods():
+        for volume in pod["spec"]["volumes"]:
+            wanted |= {("Secret", "exequatur", volume["secret"]["secretName"])} if "secret" in volume else set()
+            wanted |= {("ConfigMap", "exequatur", volume["configMap"]["name"])} if "configMap" in volume else set()
+        wanted |= {("Secret", "exequatur", item["name"]) for item in pod["spec"].get("imagePullSecrets", [])}
+    if "injector" in parts(objects):
+        known = catalogue(objects)
+        for agent in known.agents.values():
+            secrets = {getattr(door, "env_from_secret", "") for door in agent.doors.values()} - {""}
+            for account in agent.service_accounts:
+                namespace, _, name = account.partition("/")
+                names = {*secrets, *known.pull_secrets, f"exequatur-sidecar-{name}"}
+                wanted |= {("Secret", namespace, name) for name in names}
+    for kind, namespace, name in wanted - made:
+        assert f"\n  {kind} {name} in {namespace}: " in said
+    for _, pod in objects.pods():
+        assert f"/{pod['spec']['serviceAccountName']}\n" in said, "whose rollout can be watched"
+
+
+@each_file
+def test_pods_run_where_and_as_what_the_values_say(file):
+    objects, given = rendered(file), values(file)
+    for part, pod in parts(objects).items():
+        said = given.get("pods", {}) | given.get(part, {}).get("pods", {})
+        for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):
+            assert pod["spec"].get(name) == (said.get(name) or None), (part, name)
+        assert said.get("labels", {}).items() <= pod["metadata"]["labels"].items()
+        assert said.get("annotations", {}).items() <= pod["metadata"].get("annotations", {}).items()
+        account = objects.one("ServiceAccount", pod["spec"]["serviceAccountName"])["metadata"]
+        assert account.get("annotations", {}) == said.get("serviceAccountAnnotations", {})
+    for item in objects.all:
+        assert given.get("commonLabels", {}).keys() <= item["metadata"]["labels"].keys()
+    for item in objects.of("Deployment", "StatefulSet"):
+        assert item["spec"]["selector"]["matchLabels"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
+
+
+@each_file
+def test_all_listen_where_the_clusters_addresses_are(file):
+    objects, given = rendered(file), values(file)
+    listen, services = given.get("listenAddress", "0.0.0.0"), given.get("services", {})
+    for part in parts(objects):
+        found = settings(objects, part)
+        assert {at.rpartition(":")[0] for at in (found.listen, found.http, found.health)} == {listen}
+    if "injector" in parts(objects):
+        assert catalogue(objects).listen == listen
+    for service in objects.of("Service"):
+        assert {name: service["spec"][name] for name in services} == services
+        assert services.keys() >= service["spec"].keys() & {"ipFamilyPolicy", "ipFamilies"}
 
 
 @each_file

@@ -35,7 +35,7 @@ ALONE = {
 
 def test_there_are_enough_deployments():
     assert len(VALUES) >= 12
-    assert {file.stem for file in EXAMPLES} == {"one-machine", "fleet"}
+    assert {file.stem for file in EXAMPLES} == {"laptop", "one-machine", "fleet"}
 
 
 @each_file

@@ -77,7 +77,7 @@ def test_each_alert_says_what_it_means_and_its_page_says_what_to_do(rule):
     page = (ROOT / "docs" / "operate.md").read_text()
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert {"summary", "description", "runbook_url"} == rule["annotations"].keys()
-    assert rule["annotations"]["runbook_url"].endswith(f"/docs/operate.md#{rule['alert'].lower()}")
+    assert rule["annotations"]["runbook_url"] == f"docs/operate.md#{rule['alert'].lower()}"
     (section,) = re.findall(rf"^### {rule['alert']}\n\n(.*?)(?=\n#|\Z)", page, re.DOTALL | re.MULTILINE)
     assert re.search(r"^- Look: ", section, re.MULTILINE), "where to look is missing"
     assert re.search(r"^- Do: ", section, re.MULTILINE), "what to do is missing"
@@ -138,6 +138,14 @@ def test_the_chart_ships_the_very_rules_and_dashboard():
     files = {path.stem: yaml.safe_load(path.read_text())["groups"] for path in RULES}
     assert shipped == [*files["everywhere"], *files["pdp"], *files["ledger"]], "no injector, no rules of one"
     assert json.loads(objects.one("ConfigMap", "exequatur-dashboard")["data"]["exequatur.json"]) == DASHBOARD
+
+
+def test_an_alert_leads_to_the_page_where_the_values_say_that_it_is():
+    scheduled: Path = next(path for path in VALUES if path.stem == "scheduled")
+    base = yaml.safe_load(scheduled.read_text())["monitoring"]["rules"]["runbookUrl"]
+    groups = [group for item in rendered(scheduled).of("PrometheusRule") for group in item["spec"]["groups"]]
+    found = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert found == {rule["alert"]: f"{base}#{rule['alert'].lower()}" for rule in ALERTS}
 
 
 def test_whoever_is_scraped_has_the_job_that_the_rules_know():

@@ -68,6 +68,16 @@ def objects(text: str) -> list[Object]:
 
 
 @cache
+def notes(file: Path) -> str:
+    """Give what `helm install` says at its end."""
+    done = helm(
+        "install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--dry-run=client", f"--values={file}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
+@cache
 def text(*files: Path) -> str:
     """Render `files` once for all tests that look at them."""
     return render(*files)

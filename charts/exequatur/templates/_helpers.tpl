@@ -18,20 +18,39 @@ give the same bytes.
 {{- define "exequatur.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: exequatur
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{/* An object's labels, ours above all: (list . "pdp"), or with further ones, (list . "pdp" {...}) */}}
 {{- define "exequatur.labels" -}}
 {{- $root := index . 0 -}}
-{{ include "exequatur.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-app.kubernetes.io/part-of: exequatur
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- $ours := dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service
+  "app.kubernetes.io/part-of" "exequatur" "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) -}}
+{{- $further := gt (len .) 2 | ternary (last .) dict -}}
+{{ mergeOverwrite (dict) $root.Values.commonLabels $further $ours (include "exequatur.selector" . | fromYaml) | toYaml }}
 {{- end }}
 
-{{/* An object's metadata without its namespace: (list . "pdp") */}}
+{{/* What values say of a part's pods, its own above what is said of all; JSON: (list . "pdp") */}}
+{{- define "exequatur.pods" -}}
+{{- $values := (index . 0).Values -}}
+{{- $all := dict -}}
+{{- range $said := list $values.pods (get $values (index . 1)).pods -}}
+{{- range $name, $value := $said }}{{ $_ := set $all $name $value }}{{ end -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end }}
+
+{{/* The metadata of a part's pods: (list . "pdp"), or with an annotation of ours, (list . "pdp" {...}) */}}
+{{- define "exequatur.podMetadata" -}}
+{{- $pods := include "exequatur.pods" . | fromJson -}}
+labels: {{- include "exequatur.labels" (list (index . 0) (index . 1) $pods.labels) | nindent 2 }}
+{{- with mergeOverwrite (dict) $pods.annotations (gt (len .) 2 | ternary (last .) dict) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* An object's metadata: (list . "pdp"), or with further labels, (list . "pdp" {...}) */}}
 {{- define "exequatur.metadata" -}}
 name: {{ include "exequatur.part" . }}
 namespace: {{ (index . 0).Release.Namespace }}
@@ -137,6 +156,12 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- $pods := include "exequatur.pods" . | fromJson }}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with get $pods $name }}
+{{ dict $name . | toYaml }}
+{{- end }}
+{{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 64113
@@ -217,6 +242,16 @@ lifecycle:
 {{- define "exequatur.resources" -}}
 resources:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+
+{{/* The addresses of a Service of ours. */}}
+{{- define "exequatur.families" -}}
+{{- with .Values.services.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . | quote }}
+{{- end }}
+{{- with .Values.services.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
 {{- end }}
 
 {{/* A quantity in KiB: "10Gi" */}}

@@ -21,6 +21,7 @@ calls is for people, not for the injector; see `doors.yaml`.
 {{- end -}}
 {{- $rules := dict "image" $injector.uidRules.image "agentMay" $injector.uidRules.agentMay "dns" $injector.uidRules.dns -}}
 {{- dict "version" 1 "image" (include "exequatur.image" .) "pullPolicy" .Values.image.pullPolicy
+  "pullSecrets" $injector.pullSecrets "listen" .Values.listenAddress
   "pdp" (include "exequatur.pdp.address" .) "ledger" (include "exequatur.ledger.address" .)
   "trust" (gt (len (.Values.ledger.verifierKeys | default dict)) 0)
   "resources" (dict "sidecar" $injector.sidecarResources "mcp" $injector.mcpResources)

@@ -2,9 +2,9 @@
 {{- define "exequatur.ledger.args" -}}
 - ledger
 - serve
-- --listen=0.0.0.0:7071
-- --http=0.0.0.0:9081
-- --health=0.0.0.0:9071
+- --listen={{ .Values.listenAddress }}:7071
+- --http={{ .Values.listenAddress }}:9081
+- --health={{ .Values.listenAddress }}:9071
 - --folder=/var/lib/exequatur/log
 - --origin={{ .Values.ledger.origin }}
 - --key=/etc/exequatur/key

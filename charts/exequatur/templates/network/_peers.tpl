@@ -70,12 +70,16 @@ podSelector:
 
 {{/* The way to those who resolve names. */}}
 {{- define "exequatur.toDns" -}}
-- to: {{- include "exequatur.peers" .Values.networkPolicy.dns | nindent 4 }}
+{{- range .Values.networkPolicy.dns }}
+- to: {{- include "exequatur.peers" (list .) | nindent 4 }}
   ports:
+    {{- range .ports | default (list 53) }}
     - protocol: UDP
-      port: 53
+      port: {{ . }}
     - protocol: TCP
-      port: 53
+      port: {{ . }}
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Who may read metrics at a port: (list . 9080) */}}

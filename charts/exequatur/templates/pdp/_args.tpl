@@ -3,9 +3,9 @@
 {{- $pdp := .Values.pdp -}}
 - pdp
 - serve
-- --listen=0.0.0.0:7070
-- --http=0.0.0.0:9080
-- --health=0.0.0.0:9070
+- --listen={{ .Values.listenAddress }}:7070
+- --http={{ .Values.listenAddress }}:9080
+- --health={{ .Values.listenAddress }}:9070
 - --workers={{ $pdp.workers }}
 - --state=/var/lib/exequatur/state
 - --tenant={{ $pdp.tenant }}
