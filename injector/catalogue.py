@@ -56,6 +56,12 @@ def _reachable(address: str) -> str:
     return address
 
 
+def _not_a_sidecars(secret: str) -> str:
+    if secret.startswith(f"{OURS}sidecar"):
+        raise ValueError(f"must not begin with {OURS}sidecar: it would be the sidecar's identity")
+    return secret
+
+
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A tenant: letters, digits, dots, dashes and underscores."""
@@ -111,7 +117,7 @@ class McpDoor(_Strict):
     image: Image | Literal[""] = ""
     command: tuple[str, ...] = Field(min_length=1)
     mounts: Mapping[VolumeName, Annotated[str, AfterValidator(_shared)]] = Field(default_factory=dict)
-    env_from_secret: ObjectName | Literal[""] = ""
+    env_from_secret: Annotated[ObjectName | Literal[""], AfterValidator(_not_a_sidecars)] = ""
 
 
 Door = Annotated[GrpcDoor | McpDoor, Field(discriminator="kind")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
@@ -20,6 +20,7 @@ from exequatur.trust.canonical import JsonError, JsonLimits, parse, quoted
 from injector.catalogue import OURS, Catalogue, first_fault
 from injector.claim import DOMAIN, Refused
 from injector.made import Object
+from injector.orders import ordered
 from injector.patch import difference, inject
 
 LIMITS: Final = JsonLimits(bytes=3 * 2**20, depth=64, keys=50_000, string_bytes=2**20, items=100_000)
@@ -72,6 +73,12 @@ class Resource(_Open):
     resource: str
 
 
+class User(_Open):
+    """Who asked the API server."""
+
+    username: str | None = None
+
+
 class Request(_Open):
     """What an API server asks about."""
 
@@ -84,6 +91,7 @@ class Request(_Open):
     operation: str
     object: dict[str, Any] | None = None
     old_object: dict[str, Any] | None = None
+    user_info: User = User()
 
 
 class Review(_Open):
@@ -174,12 +182,31 @@ def _unchanged(request: Request, _: Catalogue) -> list[Object]:
     before, after = _pod(request, request.old_object), _pod(request, request.object)
     try:
         same = {field: _ours(before)[field] == ours for field, ours in _ours(after).items()}
+        orders = [] if _of_the_cluster(request) else list(_orders(before, after))
     except (AttributeError, KeyError, TypeError):
         raise Refused("the request holds no two pods") from None
     changed = [f"`{field}`" for field, is_same in same.items() if not is_same]
-    if changed:
-        raise Refused(f"what is the injector's never changes: {', '.join(changed)}: make the pod again")
+    faults = [f"what is the injector's never changes: {', '.join(changed)}: make the pod again"] if changed else []
+    if faults or orders:
+        raise Refused(*faults, *orders)
     return []
+
+
+def _of_the_cluster(request: Request) -> bool:
+    """Whether a node or a service account of elsewhere asks: network plugins write on pods what they did."""
+    who = (request.user_info.username or "").split(":")
+    return who[:2] == ["system", "node"] or (
+        who[:2] == ["system", "serviceaccount"] and who[2:3] not in ([], [request.namespace])
+    )
+
+
+def _orders(before: Object, after: Object) -> Iterator[str]:
+    """Say of each annotation that is new, or other than before, why it may not be: nodes read some late."""
+    old = before["metadata"].get("annotations") or {}
+    for name, value in (after["metadata"].get("annotations") or {}).items():
+        reason = ordered(name) if old.get(name) != value else ""
+        if reason:
+            yield f"`metadata.annotations[{name}]` {reason}"
 
 
 def _ours(pod: Object) -> Mapping[str, object]:

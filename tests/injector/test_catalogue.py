@@ -36,6 +36,7 @@ DOOR = "agents__coder__doors__git"
         (f"{DOOR}__mounts", {"workspace": "/workspace/../usr/bin"}, f"{DOOR}.mounts.workspace"),
         (f"{DOOR}__mounts", {"workspace": "workspace"}, f"{DOOR}.mounts.workspace"),
         (f"{DOOR}__mounts", {"exequatur-identity": "/workspace"}, f"{DOOR}.mounts"),
+        (f"{DOOR}__envFromSecret", "exequatur-sidecar-coder", f"{DOOR}.envFromSecret"),
         (f"{DOOR}__mounts", ["workspace"], f"{DOOR}.mounts"),
         ("resources__sidecar__limits", {"example.com/device": "1"}, "resources.sidecar.limits"),
         ("pdp", "exequatur-pdp:7070", "pdp"),

@@ -25,8 +25,14 @@ def connect(kind, container=None):
     return asked
 
 
-def update(before, after, subresource=""):
-    return review(after, "UPDATE", subresource, oldObject=before, name="coder-x")
+def update(before, after, subresource="", who="alice"):
+    return review(
+        after, "UPDATE", subresource, oldObject=before, name="coder-x", userInfo={"username": who, "groups": []}
+    )
+
+
+def noted(**notes):
+    return changed(INJECTED, metadata__annotations={**ANNOTATIONS, **notes})
 
 
 def of(group="", version="v1", resource="pods", kind="Pod"):
@@ -41,6 +47,8 @@ def sidecar(**other):
 
 
 ANNOTATIONS, LABELS = INJECTED["metadata"]["annotations"], INJECTED["metadata"]["labels"]
+NETWORK = {"k8s.v1.cni.cncf.io/networks": "storage"}
+INTO_OURS = {"mounts.nri.containerd.io/container.exequatur-sidecar": "- source: /"}
 TWO = pod(containers=[container(), container("helper")])
 
 # Where, what is asked, and the answer: "patched", "as it is", "refused: why", or "malformed: why".
@@ -120,6 +128,36 @@ REVIEWS = {
         "validate",
         update(pod(), changed(pod(), metadata__labels=LABELS)),
         "refused: `metadata.labels`",
+    ),
+    "another network, before the pod has started": (
+        "validate",
+        update(INJECTED, noted(**NETWORK)),
+        "refused: `metadata.annotations[k8s.v1.cni.cncf.io/networks]` gives the pod another network",
+    ),
+    "another network, by the team's own robot": (
+        "validate",
+        update(INJECTED, noted(**NETWORK), who="system:serviceaccount:team-a:coder"),
+        "refused: k8s.v1.cni.cncf.io/networks",
+    ),
+    "an order about the sidecar, later": (
+        "validate",
+        update(INJECTED, noted(**INTO_OURS)),
+        "refused: is about what is the injector's",
+    ),
+    "what a network plugin says that it did": (
+        "validate",
+        update(INJECTED, noted(**NETWORK), who="system:serviceaccount:kube-system:multus"),
+        "as it is",
+    ),
+    "what a node says that it did": (
+        "validate",
+        update(INJECTED, noted(**{"cni.projectcalico.org/podIP": "10.0.0.7/32"}), who="system:node:one"),
+        "as it is",
+    ),
+    "a label beside what a network plugin said": (
+        "validate",
+        update(noted(**NETWORK), changed(noted(**NETWORK), metadata__labels={**LABELS, "x": "y"})),
+        "as it is",
     ),
     "an ephemeral container": (
         "validate",
