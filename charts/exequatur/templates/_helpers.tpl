@@ -53,7 +53,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{/* An object's metadata: (list . "pdp"), or with further labels, (list . "pdp" {...}) */}}
 {{- define "exequatur.metadata" -}}
 name: {{ include "exequatur.part" . }}
-namespace: {{ (index . 0).Release.Namespace }}
+namespace: {{ (index . 0).Release.Namespace | quote }}
 labels: {{- include "exequatur.labels" . | nindent 2 }}
 {{- end }}
 
@@ -153,7 +153,7 @@ enableServiceLinks: false
 {{- with (index . 0).Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- $pods := include "exequatur.pods" . | fromJson }}
@@ -195,7 +195,7 @@ securityContext:
 {{- $me := . -}}
 {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
 - maxSkew: 1
-  topologyKey: {{ . }}
+  topologyKey: {{ . | quote }}
   whenUnsatisfiable: {{ eq (index $me 2) "required" | ternary "DoNotSchedule" "ScheduleAnyway" }}
   labelSelector:
     matchLabels: {{- include "exequatur.selector" $me | nindent 6 }}
@@ -264,9 +264,9 @@ ipFamilies: {{ toJson . }}
 {{- define "exequatur.claim" -}}
 accessModes: [ReadWriteOnce]
 {{- with .storageClassName }}
-storageClassName: {{ . }}
+storageClassName: {{ . | quote }}
 {{- end }}
 resources:
   requests:
-    storage: {{ .size }}
+    storage: {{ .size | quote }}
 {{- end }}

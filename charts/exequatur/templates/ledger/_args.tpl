@@ -6,7 +6,7 @@
 - --http={{ .Values.listenAddress }}:9081
 - --health={{ .Values.listenAddress }}:9071
 - --folder=/var/lib/exequatur/log
-- --origin={{ .Values.ledger.origin }}
+- {{ printf "--origin=%s" .Values.ledger.origin | quote }}
 - --key=/etc/exequatur/key
 - --tls-certificate=/etc/exequatur/tls/tls.crt
 - --tls-key=/etc/exequatur/tls/tls.key
@@ -16,10 +16,10 @@
 - --writers={{ include "exequatur.identity" (list $ .) }}
 {{- end }}
 {{- range .Values.ledger.auditors }}
-- --auditors={{ . }}
+- {{ printf "--auditors=%s" . | quote }}
 {{- end }}
 - --drain-grace-s={{ .Values.ledger.drainSeconds }}
 {{- range $name, $value := .Values.ledger.settings }}
-- --{{ $name | replace "_" "-" }}={{ kindIs "string" $value | ternary $value (toJson $value) }}
+- {{ printf "--%s=%s" ($name | replace "_" "-") (kindIs "string" $value | ternary $value (toJson $value)) | quote }}
 {{- end }}
 {{- end }}

@@ -2,11 +2,11 @@
 {{- define "exequatur.peer" -}}
 {{- if .cidr -}}
 ipBlock:
-  cidr: {{ .cidr }}
+  cidr: {{ .cidr | quote }}
 {{- else -}}
 namespaceSelector:
   matchLabels:
-    kubernetes.io/metadata.name: {{ .namespace }}
+    kubernetes.io/metadata.name: {{ .namespace | quote }}
 {{- with .podLabels }}
 podSelector:
   matchLabels: {{- toYaml . | nindent 4 }}
@@ -39,7 +39,7 @@ podSelector:
 {{- define "exequatur.partPeer" -}}
 - namespaceSelector:
     matchLabels:
-      kubernetes.io/metadata.name: {{ (index . 0).Release.Namespace }}
+      kubernetes.io/metadata.name: {{ (index . 0).Release.Namespace | quote }}
   podSelector:
     matchLabels: {{- include "exequatur.selector" . | nindent 6 }}
 {{- end }}

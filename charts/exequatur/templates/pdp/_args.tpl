@@ -8,9 +8,9 @@
 - --health={{ .Values.listenAddress }}:9070
 - --workers={{ $pdp.workers }}
 - --state=/var/lib/exequatur/state
-- --tenant={{ $pdp.tenant }}
+- {{ printf "--tenant=%s" $pdp.tenant | quote }}
 {{- if eq $pdp.bundle.from "url" }}
-- --bundle={{ $pdp.bundle.url }}
+- {{ printf "--bundle=%s" $pdp.bundle.url | quote }}
 {{- if $pdp.bundle.tokenSecret }}
 - --bundle-token=/etc/exequatur/bundle-token/token
 {{- end }}
@@ -25,16 +25,16 @@
 - --tls-key=/etc/exequatur/tls/tls.key
 - --tls-roots=/etc/exequatur/tls/ca.crt
 {{- range $pdp.openers }}
-- --openers={{ . }}
+- {{ printf "--openers=%s" . | quote }}
 {{- end }}
 {{- range $pdp.auditors }}
-- --auditors={{ . }}
+- {{ printf "--auditors=%s" . | quote }}
 {{- end }}
 {{- range $pdp.operators }}
-- --operators={{ . }}
+- {{ printf "--operators=%s" . | quote }}
 {{- end }}
 {{- range (include "exequatur.enforced" . | fromJsonArray) }}
-- --enforced={{ . }}
+- {{ printf "--enforced=%s" . | quote }}
 {{- end }}
 - --ledger={{ include "exequatur.ledger.address" . }}
 {{- if .Values.ledger.verifierKeys }}
@@ -46,6 +46,6 @@
 {{- end }}
 - --drain-grace-s={{ $pdp.drainSeconds }}
 {{- range $name, $value := $pdp.settings }}
-- --{{ $name | replace "_" "-" }}={{ kindIs "string" $value | ternary $value (toJson $value) }}
+- {{ printf "--%s=%s" ($name | replace "_" "-") (kindIs "string" $value | ternary $value (toJson $value)) | quote }}
 {{- end }}
 {{- end }}
