@@ -61,7 +61,14 @@ def test_every_pod_is_restricted_and_more(file):
 @each_file
 def test_no_pod_may_ask_the_api_server_for_anything(file):
     objects = rendered(file)
-    assert objects.of("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+    assert objects.of("Role", "RoleBinding") == []
+    for role in objects.of("ClusterRole"):
+        assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
+            (["certificaterequestpolicies"], ["use"])
+        ]
+    for binding in objects.of("ClusterRoleBinding"):
+        (subject,) = binding["subjects"]
+        assert subject == {"kind": "ServiceAccount", "namespace": "cert-manager", "name": "cert-manager"}
     accounts = objects.of("ServiceAccount")
     assert all(account["automountServiceAccountToken"] is False for account in accounts)
     used = {pod["spec"]["serviceAccountName"] for _, pod in objects.pods()}
@@ -270,6 +277,41 @@ def test_certificates_are_of_those_whom_settings_name(file):
             assert spec["uris"] == [f"spiffe://{given['trustDomain']}/ns/{namespace}/sa/{account}"]
     for spec in certificates.values():
         assert spec["privateKey"]["rotationPolicy"] == "Always"
+
+
+@each_file
+def test_where_requests_are_approved_each_namespace_has_the_names_that_are_its_own(file):
+    objects, given = rendered(file), values(file)
+    policies = objects.of("CertificateRequestPolicy")
+    issuer = given["certificates"].get("certManager", {})
+    if issuer.get("approval") != "approver-policy":
+        assert objects.of("CertificateRequestPolicy", "ClusterRole", "ClusterRoleBinding") == []
+        assert given["certificates"].get("source") == "secret" or "open-issuer" in given["iAcceptRisk"]
+        return
+    (role,), (bound,) = objects.of("ClusterRole"), objects.of("ClusterRoleBinding")
+    assert role["rules"][0]["resourceNames"] == [item["metadata"]["name"] for item in policies]
+    assert bound["roleRef"]["name"] == role["metadata"]["name"]
+    allowed = {}
+    for item in policies:
+        spec = item["spec"]
+        assert spec["selector"]["issuerRef"] == {"kind": "ClusterIssuer", "group": "cert-manager.io"} | issuer["issuer"]
+        (namespace,) = spec["selector"]["namespace"]["matchNames"]
+        assert namespace not in allowed
+        allowed[namespace] = spec["allowed"]
+        assert spec["allowed"]["uris"]["required"] is True
+        start = f"spiffe://{given['trustDomain']}/ns/{namespace}/sa/"
+        assert all(uri.startswith(start) for uri in spec["allowed"]["uris"]["values"])
+        assert ("dnsNames" in spec["allowed"]) is (namespace == "exequatur")
+        assert spec["allowed"].keys() <= {"uris", "dnsNames", "usages"}  # what is left out is refused
+    asked = [(item["metadata"]["namespace"], item["spec"]) for item in objects.of("Certificate")]
+    for namespace, spec in asked:
+        assert set(spec["uris"]) <= set(allowed[namespace]["uris"]["values"])
+        assert set(spec.get("dnsNames", ())) <= set(allowed[namespace].get("dnsNames", {}).get("values", ()))
+        assert set(spec["usages"]) <= set(allowed[namespace]["usages"])
+    readers = [*given["pdp"].get("openers", ()), *given["pdp"].get("auditors", ()), *given["pdp"].get("operators", ())]
+    named = {name.partition("@")[0] for name in [*readers, *given["ledger"].get("auditors", ())]}
+    found = {uri for one in allowed.values() for uri in one["uris"]["values"]}
+    assert found == {uri for _, spec in asked for uri in spec["uris"]} | named
 
 
 @each_file

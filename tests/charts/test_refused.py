@@ -75,6 +75,8 @@ MISSPELT = [
     Wrong("an MCP door called grpc", "agents: {reader: {doors: {grpc: {kind: mcp, enforced: false, command: [x]}}}}", "agents.reader.doors.grpc"),
     Wrong("an agent that is believed", "agents: {reader: {doors: {grpc: {enforced: true}}}}", "agents.reader.doors.grpc", "the agent itself speaks at this door"),
     Wrong("an agent that is its own tool", "agents: {reader: {doors: {grpc: {toolChecksIdentity: true}}}}", "agents.reader.doors.grpc", "the agent itself that calls the tool"),
+    Wrong("an agent that is believed", "agents: {reader: {doors: {grpc: {enforced: true}}}}", "agents.reader.doors.grpc", "the agent itself speaks at this door"),
+    Wrong("an agent that is its own tool", "agents: {reader: {doors: {grpc: {toolChecksIdentity: true}}}}", "agents.reader.doors.grpc", "the agent itself that calls the tool"),
     Wrong("a verifier key that is none", "ledger: {verifierKeys: {main: abc}}", "ledger.verifierKeys.main"),
     Wrong("an origin with a blank", "ledger: {origin: 'our log'}", "ledger.origin"),
     Wrong("a network that is none", "networkPolicy: {orchestrators: [{cidr: 10.0.0.0}]}", "networkPolicy.orchestrators"),
@@ -82,6 +84,12 @@ MISSPELT = [
     Wrong("a peer that is nobody", "networkPolicy: {monitoring: [{}]}", "networkPolicy.monitoring"),
     Wrong("a peer that is everybody", "networkPolicy: {monitoring: [{podLabels: {app: prometheus}}]}", "networkPolicy.monitoring"),
     Wrong("a place without ports", "networkPolicy: {bundles: [{cidr: 192.0.2.0/24}]}", "networkPolicy.bundles"),
+    Wrong("a certificate for ten years", "certificates: {certManager: {duration: 87600h}}", "certificates.certManager.duration", "a year"),
+    Wrong("a certificate for no time", "certificates: {certManager: {duration: 0h}}", "certificates.certManager.duration"),
+    Wrong("a secret in an address", "pdp: {bundle: {from: url, name: '', url: 'https://policy.example/a?sig=x'}}", "pdp.bundle.url", "tokenSecret"),
+    Wrong("a password in an address", "pdp: {bundle: {from: url, name: '', url: 'https://me:x@policy.example/a'}}", "pdp.bundle.url", "tokenSecret"),
+    Wrong("a secret in a candidate's", "pdp: {settings: {candidate: 'https://policy.example/a?sig=x'}}", "pdp.settings.candidate"),
+    Wrong("a server that is the sidecar", "agents: {analyst: {doors: {mail: {envFromSecret: exequatur-sidecar-analyst}}}}", "agents.analyst.doors.mail.envFromSecret", "is that sidecar"),
     Wrong("an unknown risk", "iAcceptRisk: [everything]", "iAcceptRisk"),
     Wrong("failing open, which is no value", "injector: {failurePolicy: Ignore}", "injector.failurePolicy"),
     Wrong("other security, which is no value", "pdp: {securityContext: {privileged: true}}", "pdp.securityContext"),
@@ -124,12 +132,17 @@ UNFIT = [
     Wrong("scraped by nobody", "monitoring: {serviceMonitor: {enabled: true}}", "networkPolicy.monitoring"),
     Wrong("less memory than it has at rest", "pdp: {resources: {requests: {memory: 128Mi}, limits: {memory: 128Mi}}}", "pdp.resources.limits.memory", "256Mi"),
     Wrong("less memory than four have", "pdp: {workers: 4, resources: {limits: {memory: 300Mi}}}", "pdp.resources.limits.memory", "496Mi"),
+    Wrong("an agent that opens its own session", "pdp: {openers: ['spiffe://example.org/ns/team-a/sa/coder']}", "pdp.openers", "coder"),
+    Wrong("an agent that reads of all tenants", "pdp: {auditors: ['spiffe://example.org/ns/team-a/sa/reader@default']}", "pdp.auditors", "reader"),
+    Wrong("an agent that operates its judge", "pdp: {operators: ['spiffe://example.org/ns/finance/sa/analyst']}", "pdp.operators", "analyst"),
+    Wrong("an agent that audits itself", "ledger: {auditors: ['spiffe://example.org/ns/team-b/sa/coder']}", "ledger.auditors", "coder"),
     Wrong("an agent beside the judge", "agents: {reader: {serviceAccounts: [exequatur/reader]}}", "agents.reader.serviceAccounts"),
 ]  # fmt: skip
 RISKY = [
     Wrong("an image by tag", "image: {digest: '', tag: v1}", "image.tag", "", "mutable-image"),
     Wrong("a server by tag", "agents: {analyst: {doors: {mail: {image: 'r.example/mail:1'}}}}", "agents.analyst.doors.mail.image", "", "mutable-image"),
     Wrong("nobody checks the ledger", "ledger: {verifierKeys: null}", "ledger.verifierKeys", "", "unchecked-ledger"),
+    Wrong("whoever asks is signed", "certificates: {certManager: {approval: ''}}", "certificates.certManager.approval", "", "open-issuer"),
     Wrong("no network policies", "networkPolicy: {enabled: false}", "networkPolicy.enabled", "", "no-network-policy"),
     Wrong("from everywhere", "networkPolicy: {orchestrators: [{cidr: 0.0.0.0/0}]}", "networkPolicy.orchestrators", "", "wide-ingress"),
     Wrong("watched from everywhere", "networkPolicy: {monitoring: [{cidr: '::/0'}]}", "networkPolicy.monitoring", "", "wide-ingress"),
@@ -139,6 +152,14 @@ RISKY = [
     Wrong("everywhere", "networkPolicy: {bundles: [{cidr: 0.0.0.0/0, ports: [443]}]}", "networkPolicy.bundles", "", "wide-egress"),
     Wrong("an agent that goes everywhere", "agents: {analyst: {egress: [{cidr: '::/0', ports: [443]}]}}", "agents.analyst.egress", "", "wide-egress"),
     Wrong("fenced in by everything", "injector: {uidRules: {enabled: true, image: 'r.example/fence@sha256:5555555555555555555555555555555555555555555555555555555555555555', agentMay: ['0.0.0.0/0:443'], dns: [10.96.0.10]}}", "injector.uidRules.agentMay", "", "wide-egress"),
+    Wrong("everywhere in parts", f"agents: {{analyst: {{egress: {[{'cidr': f'{n}.0.0.0/8', 'ports': [443]} for n in range(9)]}}}}}", "agents.analyst.egress", "together", "wide-egress"),
+    Wrong("everywhere in many parts", f"networkPolicy: {{bundles: {[{'cidr': f'10.{n // 256}.{n % 256}.0/24', 'ports': [443]} for n in range(257)]}}}", "networkPolicy.bundles", "together", "wide-egress"),
+    Wrong("all that IPv6 has given away", "agents: {analyst: {egress: [{cidr: '2000::/8', ports: [443]}]}}", "agents.analyst.egress", "", "wide-egress"),
+    Wrong("IPv4 within IPv6", "agents: {analyst: {egress: [{cidr: '::ffff:0:0/96', ports: [443]}]}}", "agents.analyst.egress", "", "wide-egress"),
+    Wrong("IPv4 within IPv6, spelt out", "agents: {analyst: {egress: [{cidr: '0:0:0:0:0:FFFF:0:0/97', ports: [443]}]}}", "agents.analyst.egress", "", "wide-egress"),
+    Wrong("IPv4 behind a translator", "networkPolicy: {bundles: [{cidr: '64:ff9b::/96', ports: [443]}]}", "networkPolicy.bundles", "", "wide-egress"),
+    Wrong("fenced in by a translator", "injector: {uidRules: {enabled: true, image: 'r.example/fence@sha256:5555555555555555555555555555555555555555555555555555555555555555', agentMay: ['[64:ff9b::/96]:443'], dns: [10.96.0.10]}}", "injector.uidRules.agentMay", "", "wide-egress"),
+    Wrong("API servers everywhere", "networkPolicy: {apiServers: [0.0.0.0/0]}", "networkPolicy.apiServers", "", "wide-ingress"),
     Wrong("a door beside a door", "agents: {coder: {doors: {git: {toolChecksIdentity: false}}}}", "agents.coder.doors.git", "", "shared-network"),
     Wrong("a token for the cluster", "agents: {coder: {serviceAccountToken: true}}", "agents.coder.serviceAccountToken", "", "service-account-token"),
     Wrong("stopped at once", "pdp: {preStopSeconds: 0}", "pdp.preStopSeconds", "", "abrupt-stop"),
@@ -190,6 +211,17 @@ def test_an_accepted_risk_is_taken_and_no_other(wrong):
     others = [risk for risk in risks() if risk != wrong.risk]
     refusal(wrong, *others)
     assert objects(render(BASE, values={**yaml.safe_load(wrong.values), "iAcceptRisk": [wrong.risk]}))
+
+
+@each("wrong", RISKY, ids=lambda wrong: wrong.name)
+def test_a_risk_is_refused_by_those_too_who_skip_the_schema(wrong):
+    with pytest.raises(RefusedError, match=f"unless iAcceptRisk has `{wrong.risk}`"):
+        render(BASE, values=yaml.safe_load(wrong.values), extra=["--skip-schema-validation"])
+
+
+@each("network", ["10.0.0.0/8", "2001:db8::/32", "::1/128", "fd00:1::/48", "::ffff:10.0.0.0/104", "64:ff9b::a00:0/104"])
+def test_a_network_of_ones_own_is_no_risk(network):
+    assert render(BASE, values={"agents": {"analyst": {"egress": [{"cidr": network, "ports": [443]}]}}})
 
 
 def test_every_risk_is_tried_and_said():

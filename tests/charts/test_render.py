@@ -16,6 +16,7 @@ from helm import CHART, EXAMPLES, KUBERNETES, VALUES, helm, objects, render, ren
 from kube_schemas import NEWEST, OLDEST, OTHERS, validate
 
 FILES = [*EXAMPLES, *VALUES]
+FLEET = CHART / "examples" / "fleet.yaml"
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 IGNORED = {
@@ -60,6 +61,9 @@ def test_kubernetes_knows_all_that_is_rendered(file, version):
             "ValidatingWebhookConfiguration",
             "ValidatingAdmissionPolicy",
             "ValidatingAdmissionPolicyBinding",
+            "CertificateRequestPolicy",
+            "ClusterRole",
+            "ClusterRoleBinding",
         ), f"{item['kind']}/{item['metadata']['name']} goes to whatever namespace"
         try:
             _validated(json.dumps(item, sort_keys=True), version)
@@ -122,3 +126,48 @@ def test_kube_score_finds_nothing(file):
 def test_each_value_file_says_what_it_is_for():
     for file in FILES:
         assert Path(file).read_text().startswith("# "), file
+
+
+AWKWARD = ("on", "0x10", "1e3", "null", "123", "yes")
+"""Names that Kubernetes takes and YAML, unless they are quoted, takes for something else."""
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_name_is_a_name_whatever_yaml_would_take_it_for(name):
+    """A NetworkPolicy whose label is `true` selects no pod: the API server refuses it at best."""
+    peer = {"namespace": name, "podLabels": {name: name}}
+    values = {
+        "nameOverride": name,
+        "image": {"pullSecrets": [name]},
+        "commonLabels": {name: name},
+        "certificates": {"certManager": {"issuer": {"name": name}}},
+        "pdp": {
+            "tenant": name,
+            "bundle": {"from": "url", "url": f"https://{name}/x", "tokenSecret": name, "rootsConfigMap": name},
+            "keys": {"configMap": name},
+            "store": {"postgresql": {"secret": name}},
+            "pods": {"nodeSelector": {name: name}, "annotations": {name: name}, "priorityClassName": name},
+        },
+        "ledger": {"keySecret": name, "volume": {"storageClassName": name}},
+        "agents": {
+            name: {
+                "serviceAccounts": [f"{name}/{name}"],
+                "egress": [{**peer, "ports": [443]}],
+                "doors": {name: {"kind": "mcp", "enforced": False, "command": [name], "mounts": {name: "/work"}}},
+            },
+            "1": {
+                "serviceAccounts": ["team-z/1"],
+                "doors": {"5": {"kind": "mcp", "enforced": False, "command": ["x"]}},
+            },
+        },
+        "networkPolicy": {"orchestrators": [peer], "dns": [peer]},
+    }
+    text = render(FLEET, values=values, extra=["--namespace=off"])
+    plain = [
+        event.value
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader)
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value in (name, "off", "1.5")
+    ]
+    assert plain == []
+    for item in objects(text):
+        validate(item, NEWEST)

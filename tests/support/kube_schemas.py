@@ -44,8 +44,14 @@ _PROMETHEUS: Final = Source(
     "h1:3T/dCQdk7CUVRqVfwRHoC5g66fC/ML6XQQLtQVL6Q5o=",
     "example/prometheus-operator-crd",
 )
+_APPROVER: Final = Source(
+    "github.com/cert-manager/approver-policy@v0.28.0",
+    "h1:tZNWjYkGd5+Cs9qflP4xkzml5pWTserC4AEWI9omPZA=",
+    "deploy/crds",
+)
 OTHERS: Final[Mapping[str, tuple[Source, str]]] = {
     "Certificate": (_CERT_MANAGER, "cert-manager.io_certificates.yaml"),
+    "CertificateRequestPolicy": (_APPROVER, "policy.cert-manager.io_certificaterequestpolicies.yaml"),
     "ServiceMonitor": (_PROMETHEUS, "monitoring.coreos.com_servicemonitors.yaml"),
     "PodMonitor": (_PROMETHEUS, "monitoring.coreos.com_podmonitors.yaml"),
     "PrometheusRule": (_PROMETHEUS, "monitoring.coreos.com_prometheusrules.yaml"),
