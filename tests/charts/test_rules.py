@@ -146,6 +146,9 @@ def test_an_alert_leads_to_the_page_where_the_values_say_that_it_is():
     groups = [group for item in rendered(scheduled).of("PrometheusRule") for group in item["spec"]["groups"]]
     found = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
     assert found == {rule["alert"]: f"{base}#{rule['alert'].lower()}" for rule in ALERTS}
+    watched: Path = next(path for path in VALUES if path.stem == "watched")
+    dashboard = rendered(watched, scheduled).one("ConfigMap", "exequatur-dashboard")["data"]["exequatur.json"]
+    assert [link["url"] for link in json.loads(dashboard)["links"]] == [f"{base}#runbooks"]
 
 
 def test_whoever_is_scraped_has_the_job_that_the_rules_know():
