@@ -16,10 +16,9 @@ from injector.pods import Container, EnvSource, GrpcCall, HttpGet, Pod, Probe, P
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One pod to be judged: as its maker wrote it, and what it claims."""
+    """One pod to be judged, as its maker wrote it."""
 
     pod: Pod
-    claim: Claim
     catalogue: Catalogue
 
     def containers(self) -> Iterator[tuple[str, Container]]:
@@ -82,6 +81,13 @@ class Case:
             for name, source in _sources(container):
                 if source.file_key_ref is not None:
                     yield f"{at}.env[{name}].valueFrom.fileKeyRef", source.file_key_ref.volume_name or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Case):
+    """One that may be an agent, and what it asks for."""
+
+    claim: Claim
 
 
 def _secrets(container: Container) -> Iterator[tuple[str, str | None]]:

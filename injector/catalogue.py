@@ -7,7 +7,7 @@ operator says which paths an MCP server's container shares with the agent, never
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -178,10 +178,15 @@ def read_catalogue(data: bytes) -> Catalogue:
 
 def first_fault(error: ValidationError) -> str:
     """Say what is wrong with the first member that is, in one sentence, without its value."""
-    item = error.errors(include_url=False, include_input=False)[0]
-    text = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        text = "no such member is known here"
-    loc = [part for at, part in enumerate(item["loc"]) if at < 2 or item["loc"][at - 2] != "doors"]  # noqa: PLR2004
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
-    return f"`{where or 'the document'}`: {text[:1].lower()}{text[1:]}"
+    return next(iter(each_fault(error)))
+
+
+def each_fault(error: ValidationError) -> Iterator[str]:
+    """Say of each member that is wrong what it is, in one sentence, without its value."""
+    for item in error.errors(include_url=False, include_input=False):
+        text = str(item["msg"]).removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = "no such member is known here"
+        loc = [part for at, part in enumerate(item["loc"]) if at < 2 or item["loc"][at - 2] != "doors"]  # noqa: PLR2004
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+        yield f"`{where or 'the document'}`: {text[:1].lower()}{text[1:]}"

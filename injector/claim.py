@@ -2,11 +2,13 @@
 
 Rules: the namespace is the request's and the service account the pod's, so that neither can be somebody else's; an
 annotation of ours that is not known here refuses the pod; what is asked for is in the catalogue, or the pod is refused.
+Everything that is wrong is said at once, and what would be right, as far as it is this service account's to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,10 +20,13 @@ DOMAIN: Final = "exequatur.dev/"
 AGENT, CONTAINER, SESSION, DOORS, SPOOL = (
     f"{DOMAIN}{name}" for name in ("agent", "container", "session", "doors", "spool")
 )
+_ASKED: Final = (AGENT, CONTAINER, SESSION, DOORS, SPOOL)
 INJECTED, INJECTOR = f"{DOMAIN}injected", f"{DOMAIN}injector"
 """The label and the annotation that injection leaves; which agent it is becomes a label too, for NetworkPolicies."""
 
 _SHOWN: Final = 8  # faults in one refusal; an API server shows it in one line
+_LONGEST_FAULT: Final = 500
+_LONGEST_NAME: Final = 320  # of a namespace and a service account
 
 
 class Refused(Exception):  # noqa: N818
@@ -30,7 +35,10 @@ class Refused(Exception):  # noqa: N818
     def __init__(self, *faults: str) -> None:
         """Keep `faults`, each one sentence that names the field."""
         rest = len(faults) - _SHOWN
-        super().__init__("; ".join(faults[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else ""))
+        shown = "; ".join(fault[:_LONGEST_FAULT] for fault in faults[:_SHOWN]) + (
+            f"; and {rest} more" if rest > 0 else ""
+        )
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown))
         self.faults = faults
 
 
@@ -56,77 +64,98 @@ class Claim:
         return {name: door for name, door in self.doors.items() if isinstance(door, McpDoor)}
 
 
-def read_claim(pod: Pod, namespace: str, catalogue: Catalogue) -> Claim:
-    """Read what `pod`, to be made in `namespace`, asks for; raises `Refused`."""
-    notes = _notes(pod.metadata)
-    account = _account(pod, namespace)
-    name = notes.get(AGENT)
-    if name is None:
-        raise Refused(f"`metadata.annotations[{AGENT}]` is missing: say which agent of the catalogue this pod is")
-    agent = catalogue.agents.get(name)
-    if agent is None:
-        raise Refused(f"`metadata.annotations[{AGENT}]`: the catalogue has no agent {quoted(name)}")
-    if f"{namespace}/{account}" not in agent.service_accounts:
-        raise Refused(
-            f"`spec.serviceAccountName`: {quoted(account)} of the namespace {quoted(namespace)} may not be the agent"
-            f" `{name}`: the catalogue names its service accounts"
-        )
-    session = notes.get(SESSION, agent.sessions[0])
-    if session not in agent.sessions:
-        raise Refused(
-            f"`metadata.annotations[{SESSION}]`: {quoted(session)} is not among the agent's:"
-            f" {', '.join(f'`{known}`' for known in agent.sessions)}"
-        )
-    doors = _doors(notes.get(DOORS), agent)
-    spool = notes.get(SPOOL)
-    return Claim(name, agent, account, session, _containers(notes.get(CONTAINER), pod), doors, spool)
+def read_claim(pod: Pod, namespace: str, catalogue: Catalogue) -> tuple[Claim | None, tuple[str, ...]]:
+    """Read what `pod`, to be made in `namespace`, asks for, as far as one can tell, and what is wrong with that.
 
-
-def _notes(metadata: Metadata) -> Mapping[str, str]:
-    """Give the annotations of ours, all of them known."""
-    notes = {name: value for name, value in (metadata.annotations or {}).items() if name.startswith(DOMAIN)}
-    labels = {name for name in metadata.labels or {} if name.startswith(DOMAIN)}
-    unknown = sorted(notes.keys() - {AGENT, CONTAINER, SESSION, DOORS, SPOOL, INJECTOR})
-    faults = [f"`metadata.annotations[{name}]` is no annotation of ours" for name in unknown]
-    faults += [f"`metadata.labels[{name}]` is no label for pods" for name in sorted(labels - {INJECTED, AGENT})]
-    if faults:
-        raise Refused(*faults)
-    return notes
-
-
-def _account(pod: Pod, namespace: str) -> str:
-    spec = pod.spec
+    There is no claim where it cannot be told which agent it is.
+    """
+    spec, wrong = pod.spec, list(_strangers(pod.metadata))
     if pod.metadata.namespace not in (None, "", namespace):
-        raise Refused("`metadata.namespace` is not the namespace of the request")
+        wrong.append("`metadata.namespace` is not the namespace of the request")
     account = spec.service_account_name or "default"
     if spec.service_account and spec.service_account != account:
-        raise Refused("`spec.serviceAccount` and `spec.serviceAccountName` are two accounts: leave the first out")
-    return account
+        wrong.append("`spec.serviceAccount` and `spec.serviceAccountName` are two accounts: leave the first out")
+    notes = pod.metadata.annotations or {}
+    name = notes.get(AGENT)
+    known = {
+        key: agent for key, agent in catalogue.agents.items() if f"{namespace}/{account}" in agent.service_accounts
+    }
+    if name is None or name not in known:
+        return None, (*wrong, _nobody(name, name in catalogue.agents, f"{namespace}/{account}", list(known)))
+    agent = known[name]
+    claim = Claim(
+        name,
+        agent,
+        account,
+        _session(notes.get(SESSION), agent, wrong),
+        _containers(notes.get(CONTAINER), pod, wrong),
+        _doors(notes.get(DOORS), agent, wrong),
+        notes.get(SPOOL),
+    )
+    return claim, tuple(wrong)
 
 
-def _containers(value: str | None, pod: Pod) -> tuple[str, ...]:
+def _strangers(metadata: Metadata) -> Iterator[str]:
+    """Say which annotations and labels have our domain, and are none of ours."""
+    for name in sorted(metadata.annotations or {}):
+        if name.startswith(DOMAIN) and name not in (*_ASKED, INJECTOR):
+            yield f"`metadata.annotations[{name}]` is no annotation of ours: there are {_listed(_ASKED)}"
+    for name in sorted(metadata.labels or {}):
+        if name.startswith(DOMAIN) and name not in (INJECTED, AGENT):
+            yield f"`metadata.labels[{name}]` is no label for pods"
+
+
+def _nobody(name: str | None, is_other: bool, account: str, known: Sequence[str]) -> str:
+    """Say that a pod is no agent, and which one it may be: of others' it is not told."""
+    may = f"the service account {quoted(account, _LONGEST_NAME)} may be "
+    may += _listed(known) if known else "no agent: ask who keeps the chart's values for one in `agents`"
+    if name is None:
+        return f"`metadata.annotations[{AGENT}]` is missing, which says what agent this is: {may}"
+    if is_other:
+        return f"`spec.serviceAccountName`: this pod may not be the agent `{name}`: {may}"
+    return f"`metadata.annotations[{AGENT}]`: there is no agent {quoted(name)}: {may}"
+
+
+def _session(value: str | None, agent: Agent, wrong: list[str]) -> str:
+    if value in agent.sessions:
+        return value
+    if value is not None:
+        wrong.append(
+            f"`metadata.annotations[{SESSION}]`: {quoted(value)} is not among the agent's: {_listed(agent.sessions)}"
+        )
+    return agent.sessions[0]
+
+
+def _containers(value: str | None, pod: Pod, wrong: list[str]) -> tuple[str, ...]:
     known = [container.name for container in pod.spec.containers]
-    if value is None:
-        if len(known) == 1:
-            return tuple(known)
-        raise Refused(
+    if value is not None:
+        return _chosen(CONTAINER, value, known, "container of the pod", wrong)
+    if len(known) > 1:
+        wrong.append(
             f"`metadata.annotations[{CONTAINER}]` is missing: the pod has {len(known)} containers, say which are the"
             " agent"
         )
-    names = value.split(",")
-    return _chosen(CONTAINER, names, known, "is no container of the pod")
+        return ()
+    return tuple(known)
 
 
-def _doors(value: str | None, agent: Agent) -> Mapping[str, GrpcDoor | McpDoor]:
+def _doors(value: str | None, agent: Agent, wrong: list[str]) -> Mapping[str, GrpcDoor | McpDoor]:
     ordered = sorted(agent.doors, key=lambda name: (name != GRPC, name))
-    names = ordered if value is None else _chosen(DOORS, value.split(","), ordered, "is no door of the agent")
+    names = ordered if value is None else _chosen(DOORS, value, ordered, "door of the agent", wrong)
     return {name: agent.doors[name] for name in ordered if name in names}
 
 
-def _chosen(annotation: str, names: Sequence[str], known: Sequence[str], otherwise: str) -> tuple[str, ...]:
-    stranger = next((name for name in names if name not in known), None)
-    if stranger is not None:
-        raise Refused(f"`metadata.annotations[{annotation}]`: {quoted(stranger)} {otherwise}")
+def _chosen(annotation: str, value: str, known: Sequence[str], what: str, wrong: list[str]) -> tuple[str, ...]:
+    """Give what an annotation chooses among what there is."""
+    names = value.split(",")
+    strangers = itertools.islice((name for name in names if name not in known), _SHOWN)
+    at, there_are = f"`metadata.annotations[{annotation}]`", f"and there are {_listed(known)}"
+    wrong += [f"{at}: {quoted(name)} is no {what}, {there_are}" for name in strangers]
     if len(set(names)) != len(names):
-        raise Refused(f"`metadata.annotations[{annotation}]` names one twice")
-    return tuple(names)
+        wrong.append(f"`metadata.annotations[{annotation}]` names one twice")
+    return tuple(name for name in known if name in names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [f"`{name}`" for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

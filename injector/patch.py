@@ -7,15 +7,15 @@ What is merely unset is set as restricted pod security wants it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from injector.case import Case
-from injector.catalogue import Catalogue, first_fault
-from injector.claim import Claim, Refused, read_claim
+from injector.case import Case, Claimed
+from injector.catalogue import Catalogue, each_fault
+from injector.claim import INJECTED, Claim, Refused, read_claim
 from injector.made import Made, Object, make
 from injector.pods import Pod
 from injector.rules import faults
@@ -29,12 +29,16 @@ _TOKEN_VOLUME: Final = "kube-api-access-"  # noqa: S105  as the plugin for servi
 
 def inject(pod: Object, namespace: str, catalogue: Catalogue) -> Object:
     """Give `pod`, to be made in `namespace`, with the sidecar and all that belongs to it; raises `Refused`."""
-    claim = read_claim(_read(pod), namespace, catalogue)
+    read = _read(pod)
+    claim, wrong = read_claim(read, namespace, catalogue)
+    if claim is None:
+        is_injected = INJECTED in (read.metadata.labels or {})  # of what is ours nothing could be told apart
+        raise Refused(*wrong, *(() if is_injected else faults(Case(read, catalogue))))
     made = make(claim, catalogue)
     if not claim.agent.service_account_token:
         pod = _without_token(pod)
     ours, theirs = _apart(pod, claim, made)
-    found = faults(Case(_read(theirs), claim, catalogue))
+    found = (*wrong, *_marked(pod, made), *faults(Claimed(_read(theirs), catalogue, claim)))
     if found:
         raise Refused(*found)
     return _together(pod, ours, claim, made)
@@ -71,7 +75,7 @@ def _read(pod: Object) -> Pod:
     try:
         return Pod.model_validate(pod)
     except ValidationError as error:
-        raise Refused(first_fault(error)) from None
+        raise Refused(*each_fault(error)) from None
 
 
 def _apart(pod: Object, claim: Claim, made: Made) -> tuple[Object, Object]:
@@ -91,9 +95,6 @@ def _apart(pod: Object, claim: Claim, made: Made) -> tuple[Object, Object]:
             for container in spec["containers"]
         ],
     }
-    metadata = pod["metadata"]
-    _same(metadata.get("labels") or {}, made.labels, "metadata.labels")
-    _same(metadata.get("annotations") or {}, made.annotations, "metadata.annotations")
     return ours, {**pod, "spec": {**spec, **theirs}}
 
 
@@ -116,10 +117,13 @@ def _without(container: Object, made: Made) -> Object:
     }
 
 
-def _same(found: Mapping[str, str], wanted: Mapping[str, str], field: str) -> None:
-    for name, value in wanted.items():
-        if found.get(name, value) != value:
-            raise Refused(f"`{field}[{name}]` is the injector's, and not what it writes")
+def _marked(pod: Object, made: Made) -> Iterator[str]:
+    """Say which of our labels and annotations say something else than we do."""
+    for field, wanted in (("labels", made.labels), ("annotations", made.annotations)):
+        found = pod["metadata"].get(field) or {}
+        for name, value in wanted.items():
+            if found.get(name, value) != value:
+                yield f"`metadata.{field}[{name}]` is the injector's, and not what it writes"
 
 
 def _without_token(pod: Object) -> Object:

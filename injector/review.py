@@ -28,6 +28,7 @@ LIMITS: Final = JsonLimits(bytes=3 * 2**20, depth=64, keys=50_000, string_bytes=
 
 _VERSION: Final = "admission.k8s.io/v1"
 _LONGEST: Final = 4000  # characters of a refusal
+_LONGEST_NAME: Final = 320  # of a namespace and what is in it
 
 
 class Malformed(Exception):  # noqa: N818
@@ -110,7 +111,7 @@ def answer(endpoint: Endpoint, body: bytes, catalogue: Catalogue) -> Answer:
     """Answer one review; raises `Malformed` for what is none."""
     request = _read(body)
     what = "/".join(["pods", request.sub_resource] if request.sub_resource else ["pods"])
-    about = f"{request.operation} of {what} {request.namespace or ''}/{request.name or ''}"
+    about = f"{request.operation} of {what} {_who(request)}"
     judge = _JUDGES[endpoint].get((request.operation, what))
     try:
         if (request.resource.group, request.resource.version, request.resource.resource) != ("", "v1", "pods"):
@@ -129,6 +130,18 @@ def answer(endpoint: Endpoint, body: bytes, catalogue: Catalogue) -> Answer:
     if operations:
         more = {"patchType": "JSONPatch", "patch": base64.b64encode(json.dumps(operations).encode()).decode()}
     return Answer(_response(request, allowed=True, **more), allowed=True, about=about)
+
+
+def _who(request: Request) -> str:
+    """Say which pod it is about; one that a controller makes has no name yet, and there may be many of them."""
+    metadata = (request.object or {}).get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = {}
+    name = request.name or metadata.get("name") or f"{metadata.get('generateName') or ''}*"
+    owners = metadata.get("ownerReferences")
+    owner = owners[0] if isinstance(owners, list) and owners and isinstance(owners[0], dict) else None
+    made = "" if owner is None else " of " + quoted(f"{owner.get('kind')}/{owner.get('name')}", _LONGEST_NAME)
+    return quoted(f"{request.namespace or ''}/{name}", _LONGEST_NAME) + made
 
 
 def _read(body: bytes) -> Request:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from exequatur.trust.canonical import quoted
-from injector.case import Case
+from injector.case import Case, Claimed
 from injector.catalogue import OURS
 from injector.claim import SPOOL
 from injector.made import HEALTH_PORT, HTTP_PORT, MCP_UID, RUN, SIDECAR, SIDECAR_UID
@@ -38,6 +38,7 @@ _OUR_PORTS: Final = (HTTP_PORT, HEALTH_PORT)
 _OUR_PATHS: Final = (RUN, f"/var{RUN}")  # /var/run is /run in almost every image
 _APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 _SPOOLS: Final = f"{OURS}spool"  # how claims begin that hold records, and so their templates in a StatefulSet
+_NO_IDENTITY: Final = "the chart's values give this agent no `serviceAccountToken`"
 
 Faults = Iterator[str]
 
@@ -109,16 +110,18 @@ def no_secret_of_ours(case: Case) -> Faults:
             yield f"`{at}`: the Secret {quoted(name)} is not for the agent's pod to read"
 
 
-def no_token(case: Case) -> Faults:
+def no_token(case: Claimed) -> Faults:
     """A token of the service account is its identity elsewhere; a certificate of the pod may be the sidecar's here."""
     for at, source in case.projections():
         if source.pod_certificate is not None:
             yield f"`{at}.podCertificate` must not be set"
         if source.service_account_token is not None and not case.claim.agent.service_account_token:
-            yield f"`{at}.serviceAccountToken` must not be set: the catalogue gives the agent no token"
+            yield f"`{at}.serviceAccountToken` must not be set: {_NO_IDENTITY}"
+    if case.pod.spec.automount_service_account_token and not case.claim.agent.service_account_token:
+        yield f"`spec.automountServiceAccountToken` must not be true: {_NO_IDENTITY}"
 
 
-def no_name_of_ours(case: Case) -> Faults:
+def no_name_of_ours(case: Claimed) -> Faults:
     """Whoever has the name is taken for the thing."""
     names = [(at, container.name) for at, container in case.containers()]
     names += [(at, volume.name) for at, volume in case.volumes() if not _names_spool(case, volume)]
@@ -137,7 +140,7 @@ def no_name_of_ours(case: Case) -> Faults:
             yield f"`{at}`: the volume is the injector's"
 
 
-def no_path_of_ours(case: Case) -> Faults:
+def no_path_of_ours(case: Claimed) -> Faults:
     """A mount over a door's folder puts another door there; so does who holds a folder above it, by renaming."""
     for at, container in case.containers():
         places = [
@@ -269,7 +272,7 @@ def names_resolve_as_for_others(case: Case) -> Faults:
             yield f"`spec.dnsConfig.{field}` must not be set"
 
 
-def records_last(case: Case) -> Faults:
+def records_last(case: Claimed) -> Faults:
     """Records lie on a volume that outlives the pod, or every answer waits for the ledger."""
     spool = case.claim.spool
     if spool is None:
@@ -288,7 +291,7 @@ def records_last(case: Case) -> Faults:
         yield f"`spec.securityContext.fsGroup` must be set: or user {SIDECAR_UID} cannot write to the spool's volume"
 
 
-def no_way_to_a_spool(case: Case) -> Faults:
+def no_way_to_a_spool(case: Claimed) -> Faults:
     """Whoever writes to a spool takes records out of it."""
     for at, volume in case.volumes():
         if volume.name != case.claim.spool and _is_spool(volume):
@@ -306,12 +309,12 @@ def _is_spool(volume: Volume) -> bool:
     return claim is not None and (claim.claim_name or "").startswith(_SPOOLS)
 
 
-def _names_spool(case: Case, volume: Volume) -> bool:
+def _names_spool(case: Claimed, volume: Volume) -> bool:
     """Whether a volume may be called so: a StatefulSet's pod has its template's name, the claim too."""
     return volume.name == case.claim.spool and volume.name.startswith(_SPOOLS) and _is_spool(volume)
 
 
-def shared_where_the_operator_says(case: Case) -> Faults:
+def shared_where_the_operator_says(case: Claimed) -> Faults:
     """A volume over a folder of programs would be a program of the agent's in an MCP server's container."""
     for name, door in case.claim.mcp_doors.items():
         for wanted, path in door.mounts.items():
@@ -329,8 +332,7 @@ def shared_where_the_operator_says(case: Case) -> Faults:
                     )
 
 
-Rule = Callable[[Case], Faults]
-RULES: Final[tuple[Rule, ...]] = (
+OF_PODS: Final[tuple[Callable[[Case], Faults], ...]] = (
     nothing_of_the_node,
     no_shared_processes,
     no_errands_of_the_node,
@@ -339,9 +341,6 @@ RULES: Final[tuple[Rule, ...]] = (
     one_thing_a_name,
     known_volumes,
     no_secret_of_ours,
-    no_token,
-    no_name_of_ours,
-    no_path_of_ours,
     no_propagated_mounts,
     unprivileged,
     users_of_their_own,
@@ -349,6 +348,11 @@ RULES: Final[tuple[Rule, ...]] = (
     no_orders_by_annotation,
     no_devices_by_claim,
     names_resolve_as_for_others,
+)
+OF_AGENTS: Final[tuple[Callable[[Claimed], Faults], ...]] = (
+    no_token,
+    no_name_of_ours,
+    no_path_of_ours,
     records_last,
     no_way_to_a_spool,
     shared_where_the_operator_says,
@@ -357,4 +361,7 @@ RULES: Final[tuple[Rule, ...]] = (
 
 def faults(case: Case) -> tuple[str, ...]:
     """Say everything that is wrong with a pod; nothing, where it may be."""
-    return tuple(fault for rule in RULES for fault in rule(case))
+    found = [fault for rule in OF_PODS for fault in rule(case)]
+    if isinstance(case, Claimed):
+        found += [fault for rule in OF_AGENTS for fault in rule(case)]
+    return tuple(found)

@@ -71,7 +71,7 @@ REVIEWS = {
     "another's agent, namespace unsaid": (
         "mutate",
         review(changed(pod(), metadata__namespace=None), namespace="team-b"),
-        "refused: `coder` of the namespace `team-b`",
+        "refused: the service account `team-b/coder` may be no agent",
     ),
     "no namespace": ("mutate", review(pod(), namespace=""), "refused: names no namespace"),
     "no pod": ("mutate", review(None), "refused: must hold a pod"),
@@ -222,6 +222,26 @@ def test_a_patched_pod_is_what_validation_wants():
         if (endpoint, wanted) == ("mutate", "patched"):
             value = injected(asked["request"]["object"])
             assert ask("validate", review(value)).allowed, name
+
+
+@pytest.mark.parametrize(
+    ("metadata", "request_", "about"),
+    [
+        ({"generateName": "coder-7d9f-"}, {}, "CREATE of pods `team-a/coder-7d9f-*`"),
+        ({"name": "coder-0"}, {}, "CREATE of pods `team-a/coder-0`"),
+        ({}, {"name": "coder-0"}, "CREATE of pods `team-a/coder-0`"),
+        (
+            {"generateName": "coder-7d9f-", "ownerReferences": [{"kind": "ReplicaSet", "name": "coder-7d9f"}]},
+            {},
+            "CREATE of pods `team-a/coder-7d9f-*` of `ReplicaSet/coder-7d9f`",
+        ),
+        ({"ownerReferences": [1]}, {}, "CREATE of pods `team-a/*`"),
+        ({"name": "a\nb", "ownerReferences": {}}, {}, r"CREATE of pods `team-a/a\nb`"),
+        (None, {}, "CREATE of pods `team-a/*`"),
+    ],
+)
+def test_a_log_can_say_which_pod_was_refused_and_who_made_it(metadata, request_, about):
+    assert ask("mutate", review(changed(pod(), metadata=metadata), **request_)).about == about
 
 
 def test_a_refusal_is_bounded_whatever_the_pod_is_called():

@@ -160,6 +160,7 @@ CASES = {
             spec(volumes=[*VOLUMES, {"name": "other-api-access", **TOKEN}]),
             "spec.volumes[other-api-access].projected.sources.serviceAccountToken",
         ),
+        "a token by word": (spec(automountServiceAccountToken=True), "spec.automountServiceAccountToken"),
         "a certificate of the pod": (
             volume(projected={"sources": [{"podCertificate": {"signerName": "example.org/x", "keyType": "ED25519"}}]}),
             "spec.volumes[more].projected.sources.podCertificate",
@@ -481,12 +482,52 @@ def test_no_other_network_and_no_order_to_the_runtime_by_annotation(name):
 
 
 def test_every_rule_has_its_attacks():
-    assert [rule.__name__ for rule in rules.RULES] == list(CASES)
+    assert {rule.__name__ for rule in (*rules.OF_PODS, *rules.OF_AGENTS)} == CASES.keys()
 
 
 def test_everything_that_is_wrong_is_said_at_once():
     message = refusal(spec(hostPID=True, hostIPC=True, shareProcessNamespace=True))
     assert all(name in message for name in ("spec.hostPID", "spec.hostIPC", "spec.shareProcessNamespace"))
+
+
+def test_what_is_wrong_with_the_claim_does_not_hide_what_is_wrong_with_the_pod():
+    wrong = annotated(spec(hostPID=True), session="other", doors="grpc,shell", container="helper", spool="gone", x="y")
+    message = refusal(wrong)
+    for part in (
+        "`metadata.annotations[exequatur.dev/x]` is no annotation of ours: there are `exequatur.dev/agent`, ",
+        "`other` is not among the agent's: `pod-name`, `pod-uid`, `instance:night-shift`",
+        "`shell` is no door of the agent, and there are `grpc`, `git`",
+        "`helper` is no container of the pod, and there are `main`",
+        "`gone` is no volume of the pod",
+        "`spec.hostPID` must not be true",
+    ):
+        assert part in message
+    assert "`spec.hostPID` must not be true" in refusal(annotated(spec(hostPID=True), agent="nobody"))
+    members = refusal(spec(newOne=1, newTwo=2))
+    assert "`spec.newOne`" in members
+    assert "`spec.newTwo`" in members
+
+
+def test_a_pod_that_was_injected_for_an_agent_that_is_gone_is_told_just_that():
+    gone = catalogue(agents={"clerk": CATALOGUE["agents"]["clerk"]})
+    assert refusal(injected(pod()), gone) == (
+        "exequatur: `metadata.annotations[exequatur.dev/agent]`: there is no agent `coder`: the service account"
+        " `team-a/coder` may be no agent: ask who keeps the chart's values for one in `agents`"
+    )
+
+
+def test_who_may_be_an_agent_is_told_which():
+    for agent in ("coder", "cleark", None):
+        value = annotated(spec(serviceAccountName="clerk", serviceAccount="clerk"), agent=agent)
+        message = refusal(value)
+        assert message.endswith(": the service account `team-a/clerk` may be `clerk`")
+
+
+def test_a_token_that_the_catalogue_gives_may_be_asked_for_by_word():
+    value = annotated(
+        pod(serviceAccountName="clerk", automountServiceAccountToken=True, serviceAccount="clerk"), agent="clerk"
+    )
+    assert injected(value)["spec"]["automountServiceAccountToken"] is False
 
 
 def test_without_a_ledger_records_need_a_volume():
@@ -575,6 +616,7 @@ def test_what_harms_nobody_is_let_through(value):
             volume(ephemeral={"volumeClaimTemplate": {"spec": "x"}}),
             "spec.volumes[2].ephemeral.volumeClaimTemplate.spec",
         ),
+        (annotated(pod(), **{"a\nb": "x"}), r"metadata.annotations[exequatur.dev/a\nb]"),
         (spec(initContainers=[container("exequatur-sidecar\n")]), "spec.initContainers[0].name"),
         (changed(pod(), somethingNew=1), "somethingNew"),
         (changed(pod(), metadata=None), "metadata"),
@@ -593,10 +635,10 @@ def test_what_could_be_misread_is_refused(value, field):
     [
         (annotated(pod(), agent=None), "metadata.annotations[exequatur.dev/agent]` is missing"),
         (annotated(pod(), agent="nobody"), "no agent `nobody`"),
-        (annotated(pod(), agent=""), "no agent"),
+        (annotated(pod(), agent=""), "no agent ``"),
         (annotated(pod(), agent="clerk"), "spec.serviceAccountName"),
         (spec(serviceAccountName="other", serviceAccount="other"), "spec.serviceAccountName"),
-        (spec(serviceAccountName=None, serviceAccount=None), "`default` of the namespace"),
+        (spec(serviceAccountName=None, serviceAccount=None), "may not be the agent `coder`"),
         (spec(serviceAccount="clerk"), "spec.serviceAccount"),
         (changed(pod(), metadata__namespace="team-b"), "metadata.namespace"),
         (annotated(pod(), session="instance:other"), "exequatur.dev/session"),
