@@ -77,7 +77,11 @@ def test_helm_installs_upgrades_and_removes_it(cluster, file):
     assert cluster.get("deployment", "exequatur-pdp", NAMESPACE)["metadata"]["generation"] == 2
     helm("uninstall", "exequatur")
     assert there() == {(kind, name) for kind, name in wanted if kind == "PersistentVolumeClaim"}
-    cluster.kubectl("delete", "persistentvolumeclaims", "--all", f"--namespace={NAMESPACE}", "--wait=false")
+    for claim in cluster.kubectl("get", "pvc", "--output=name", f"--namespace={NAMESPACE}").stdout.split():
+        # There is no controller that would see that no pod uses it.
+        bare = '{"metadata": {"finalizers": null}}'
+        cluster.kubectl("patch", claim, "--type=merge", f"--patch={bare}", f"--namespace={NAMESPACE}")
+        cluster.kubectl("delete", claim, f"--namespace={NAMESPACE}")
 
 
 def test_pods_of_ours_are_admitted_where_restricted_security_is_enforced(cluster):

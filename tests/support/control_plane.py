@@ -168,7 +168,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.folder / 'accounts.pub'}",
             f"--service-account-signing-key-file={self.folder / 'accounts.key'}",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
             # Webhooks' services are reached at their EndpointSlices: there is no kube-proxy.
             "--enable-aggregator-routing=true",
             "--endpoint-reconciler-type=none",
