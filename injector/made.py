@@ -2,7 +2,7 @@
 
 Rules: everything is written as an API server would give it back, defaults and all, so that what comes back can be
 compared; nothing that the pod says stands in an argument, but the name that Kubernetes gives it; each volume is mounted
-where it is written, and read-only everywhere else.
+where it is written, and read-only everywhere else; what the agent runs comes from the sidecar's container alone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ HTTP_PORT, HEALTH_PORT = 9082, 9072
 RUN: Final = "/run/exequatur"
 TARGET: Final = "EXEQUATUR_TARGET"
 SIDECAR, FENCE = f"{OURS}sidecar", f"{OURS}fence"
-IDENTITY, TRUST, SPOOL = f"{OURS}identity", f"{OURS}trust", f"{OURS}spool"
+IDENTITY, TRUST, SPOOL, BIN = f"{OURS}identity", f"{OURS}trust", f"{OURS}spool", f"{OURS}bin"
 
 _EXECUTABLE: Final = "/opt/exequatur/bin/exequatur"
 _TLS: Final = "/etc/exequatur/tls"
 _TRUST: Final = "/etc/exequatur/trust"
 _STATE: Final = "/var/lib/exequatur"
 _SOCKETS: Final = "1Mi"  # a folder and a socket
-_SHIMS: Final = "16Mi"  # a socket and the agent's program, under 1 MiB
+_PROGRAMS: Final = "16Mi"  # the agent's program, under 1 MiB, and while it is replaced another
 _SCRATCH: Final = "64Mi"
 _RECORDS: Final = "1Gi"  # each answer waits for the ledger: what is here was not acknowledged for that long
 
@@ -56,6 +56,8 @@ def make(claim: Claim, catalogue: Catalogue) -> Made:
     servers = tuple(_mcp(name, door, catalogue) for name, door in claim.mcp_doors.items())
     mounts = [_mount(f"{OURS}mcp-{name}", f"{RUN}/mcp/{name}", read_only=True) for name in claim.mcp_doors]
     env = []
+    if claim.mcp_doors:
+        mounts.insert(0, _mount(BIN, f"{RUN}/bin", read_only=True))
     if GRPC in claim.doors:
         mounts.insert(0, _mount(f"{OURS}door-{GRPC}", f"{RUN}/doors/{GRPC}", read_only=True))
         env.append({"name": TARGET, "value": f"unix:{_socket(GRPC)}"})
@@ -79,8 +81,10 @@ def _volumes(claim: Claim, catalogue: Catalogue) -> list[Object]:
     if claim.spool is None:
         volumes.append({"name": SPOOL, "emptyDir": {"sizeLimit": _RECORDS}})
     volumes += [_memory(f"{OURS}door-{name}", _SOCKETS) for name in claim.doors]
+    if claim.mcp_doors:
+        volumes.append(_memory(BIN, _PROGRAMS))
     for name in claim.mcp_doors:
-        volumes += [_memory(f"{OURS}mcp-{name}", _SHIMS), _memory(f"{OURS}tmp-{name}", _SCRATCH)]
+        volumes += [_memory(f"{OURS}mcp-{name}", _SOCKETS), _memory(f"{OURS}tmp-{name}", _SCRATCH)]
     return volumes
 
 
@@ -91,6 +95,8 @@ def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
         words = [f"agent={claim.name}", f"tenant={claim.agent.tenant}", "instance=$(EXEQUATUR_INSTANCE)"]
         words += [f"socket={_socket(name)}", "mounted=true", *kind]
         args += ["--agents", ",".join(words)]
+    if claim.mcp_doors:
+        args += ["--shim", f"{RUN}/bin/exequatur-mcp"]
     args += ["--pdp", catalogue.pdp]
     if catalogue.ledger is not None:
         args += ["--ledger", catalogue.ledger]
@@ -108,6 +114,8 @@ def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
         mounts.append(_mount(TRUST, _TRUST, read_only=True))
     mounts.append(_mount(claim.spool or SPOOL, _STATE))
     mounts += [_mount(f"{OURS}door-{name}", f"{RUN}/doors/{name}") for name in claim.doors]
+    if claim.mcp_doors:
+        mounts.append(_mount(BIN, f"{RUN}/bin"))
     return {
         **_container(SIDECAR, catalogue.image, args, catalogue, catalogue.resources.sidecar),
         "restartPolicy": "Always",
@@ -122,8 +130,7 @@ def _sidecar(claim: Claim, catalogue: Catalogue) -> Object:
 
 def _mcp(name: str, door: McpDoor, catalogue: Catalogue) -> Object:
     listen = f"{RUN}/mcp/{name}/{name}.sock"
-    args = ["sidecar", "mcp", "--server", name, "--listen", listen, "--shim", f"{RUN}/mcp/{name}/exequatur-mcp"]
-    args += ["--socket", _socket(name), "--", *door.command]
+    args = ["sidecar", "mcp", "--server", name, "--listen", listen, "--socket", _socket(name), "--", *door.command]
     secret = [{"secretRef": {"name": door.env_from_secret}}] if door.env_from_secret else []
     return {
         **_container(f"{OURS}mcp-{name}", door.image or catalogue.image, args, catalogue, catalogue.resources.mcp),

@@ -10,6 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from exequatur import daemon, probes, transport
 from exequatur.client import LedgerClient
@@ -17,6 +18,7 @@ from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
 from exequatur.trust.errors import TrustError
+from sidecar import program
 from sidecar.doors.grpc import SERVICES, Bound, GrpcDoor
 from sidecar.metrics import Metrics
 from sidecar.pdp_client import PdpClient
@@ -71,6 +73,8 @@ async def _serve(
     if settings.wait_for_ledger and shipper is not None:
         waiting = Waiting(shipper.acknowledged, settings.decision_timeout_ms / 1000)
     recorder = Recorder(metrics.counting(spool.append), waiting)
+    if settings.shim is not None:
+        _put(settings.shim)
     servers = [_open(agent, pdp, recorder, metrics) for agent in settings.agents]
     drained = asyncio.Event()
     shipping = asyncio.create_task(shipper.run(drained)) if shipper is not None else None
@@ -107,6 +111,17 @@ def _reach(
         raise daemon.StartError(f"`{settings.log_key}`: {error}") from None
     metrics.ships(shipper)
     return pdp, shipper
+
+
+def _put(target: Path) -> None:
+    """Put the agent's program at `target`; raises `StartError`."""
+    try:
+        program.put(target)
+    except transport.ListenError as error:
+        raise daemon.StartError(str(error)) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise daemon.StartError(f"`{error.filename or target}` cannot be used for `shim`: {reason}") from None
 
 
 def _open(agent: AgentSocket, pdp: PdpClient, recorder: Recorder, metrics: Metrics) -> transport.Server:

@@ -59,6 +59,11 @@ class SidecarSettings(Settings):
         description="one agent: agent=ID,socket=PATH[,instance=ID][,tenant=ID][,uid=OWNER][,mounted=true]"
         "[,door=grpc|mcp_stdio][,enforced=true]",
     )
+    shim: Path | None = Field(
+        default=None,
+        description="where to put `exequatur-mcp`, the program by which agents reach MCP doors: in a folder that we"
+        " alone can write to; EXEQUATUR_SHIM names it where it is not installed beside us",
+    )
     pdp: str = Field(description="the decision point, HOST:PORT")
     ledger: str | None = Field(default=None, description="the ledger, HOST:PORT; unset keeps records in the spool")
     spool: Path = Field(description="the folder of records that the ledger has not acknowledged yet")

@@ -2,6 +2,8 @@
 
 The server runs here and not beside the agent, who has no other way to it. Rules:
 - The mount is the identity: who sees the socket is the agent for whom `--socket` speaks. Nobody else may be given it.
+- The server is of our own user, and could put another socket in the place of ours: the agent meets it there either way.
+  Nothing that the agent runs may lie in a folder that we, and so the server, can write to.
 - A server starts with its client's first byte: who connects and says nothing has learnt that somebody listens.
 - A client more than `CLIENTS` is told so, in the words of JSON-RPC. A server that ends takes its client's connection
   with it, and the other way round.
@@ -15,8 +17,6 @@ import contextlib
 import os
 import shutil
 import socket
-import stat
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from exequatur.trust.canonical import quoted
 from sidecar.doors import mcp_messages as mcp
 from sidecar.doors.mcp_shim import warn
 from sidecar.doors.mcp_stdio import GONE, Door, join
+from sidecar.program import own
 
 CLIENTS: Final = 16
 """How many clients have a server at once."""
@@ -35,19 +36,14 @@ REFUSED: Final = 16
 FIRST_S: Final = 5.0
 """How long one who is to be refused may take for its first message, in seconds."""
 
-PROGRAM: Final = "exequatur-mcp"
-"""What the agent runs; it is installed beside our Python, or where EXEQUATUR_SHIM says."""
 
-
-async def serve(door: Door, path: Path, program: Path | None, stop: asyncio.Event) -> int:
-    """Take clients at `path` until `stop` is set; puts the agent's program at `program`. Returns the exit code."""
+async def serve(door: Door, path: Path, stop: asyncio.Event) -> int:
+    """Take clients at `path` until `stop` is set. Returns the exit code."""
     if shutil.which(door.command[0]) is None:
         warn(f"{quoted(door.command[0])} is no program here")
         return GONE
     try:
-        _own(path.parent)
-        if program is not None:
-            _put(Path(os.environ.get("EXEQUATUR_SHIM") or Path(sys.executable).with_name(PROGRAM)), program)
+        own(path.parent)
         listening = _listen(path)
     except transport.ListenError as error:
         warn(str(error))
@@ -124,13 +120,6 @@ async def _tell(heard: bytes, writer: asyncio.StreamWriter, text: str) -> None:
     writer.close()
 
 
-def _own(folder: Path) -> None:
-    """See that nobody can put another socket in the place of ours. Raises `ListenError`, `OSError`."""
-    # In a pod the folder is a volume, which is everybody's who has it for writing: us alone. `/tmp` is no such thing.
-    if not folder.is_mount() or folder.stat().st_mode & stat.S_ISVTX:
-        transport.own_folder(folder, make=True)
-
-
 def _listen(path: Path) -> socket.socket:
     """Open the socket for whoever sees it. Raises `ListenError`, `OSError`."""
     transport.make_way(path)
@@ -145,13 +134,3 @@ def _listen(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return listening
-
-
-def _put(source: Path, target: Path) -> None:
-    """Copy the agent's program to `target`, whole or not at all. Raises `ListenError`, `OSError`."""
-    if not source.is_file():
-        raise transport.ListenError(f"`{source}` is not there to be put at `{target}`: install it, or leave out --shim")
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.copyfile(source, fresh)
-    fresh.chmod(0o555)
-    fresh.replace(target)

@@ -173,13 +173,11 @@ def main(argv: Sequence[str]) -> int:
         parser.error("NAME has letters, digits, `.`, `_` and `-`, at most 64")
     if not options.socket:
         parser.error("give the sidecar's socket: --socket PATH or EXEQUATUR_SOCKET")
-    if options.shim and not options.listen:
-        parser.error("--shim is for clients that come over a socket: give --listen PATH too")
     door = Door(options.server, options.socket, command)
-    return asyncio.run(_main(door, options.listen, options.shim))
+    return asyncio.run(_main(door, options.listen))
 
 
-async def _main(door: Door, listen: Path | None, program: Path | None) -> int:
+async def _main(door: Door, listen: Path | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -187,14 +185,14 @@ async def _main(door: Door, listen: Path | None, program: Path | None) -> int:
         return await run(door, stop)
     from sidecar.doors import mcp_socket  # noqa: PLC0415  what each agent starts must start fast
 
-    return await mcp_socket.serve(door, listen, program, stop)
+    return await mcp_socket.serve(door, listen, stop)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="exequatur sidecar mcp",
         description="Put a stdio MCP server behind the gate.",
-        usage="%(prog)s --server NAME [--socket PATH] [--listen PATH [--shim PATH]] -- COMMAND [ARGUMENT ...]",
+        usage="%(prog)s --server NAME [--socket PATH] [--listen PATH] -- COMMAND [ARGUMENT ...]",
         allow_abbrev=False,
     )
     parser.add_argument("--server", required=True, metavar="NAME", help="the server's name in the tool registry")
@@ -210,13 +208,6 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="take clients over this socket, whose folder one agent alone has mounted, read-only; unset takes the one"
         " on standard input",
-    )
-    parser.add_argument(
-        "--shim",
-        metavar="PATH",
-        type=Path,
-        help="where to put the program that joins an MCP client to that socket (EXEQUATUR_SHIM names it where it is"
-        " not installed beside us)",
     )
     return parser
 

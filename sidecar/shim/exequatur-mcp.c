@@ -1,11 +1,13 @@
-/* The agent's end of an MCP door: `exequatur-mcp NAME` joins standard input and output to the Unix socket NAME.sock in
- * the folder where this program lies. Exit codes: 0 when the door has closed in order, 69 when it cannot be reached or
- * is lost, 2 for a wrong call.
+/* The agent's end of an MCP door: `exequatur-mcp NAME` joins standard input and output to the Unix socket
+ * ../mcp/NAME/NAME.sock, seen from the folder where this program lies. Exit codes: 0 when the door has closed in order,
+ * 69 when it cannot be reached or is lost, 2 for a wrong call.
  *
  * Rules: each direction has one buffer and neither waits for the other, so that a slow reader holds up itself alone;
- * the end of input is passed on, and what is still on its way back is waited for. Nothing is read or changed. */
-#define _POSIX_C_SOURCE 200809L
+ * the end of input is passed on, and what is still on its way back is waited for. Nothing is read or changed. What lies
+ * at the socket's path is the server's to choose: a link there, to another door say, leads nowhere. */
+#define _GNU_SOURCE /* O_PATH */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,21 +33,24 @@ static int fail(const char *what) {
 
 static int later(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
-/* Connect to NAME.sock beside this program; -1 and errno where that cannot be. */
+/* Connect to the socket of the door NAME; -1 and errno where that cannot be. */
 static int reach(const char *name) {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    char here[PATH_MAX];
+    char here[PATH_MAX], path[2 * PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
     if (length < 0) return -1;
     while (length > 0 && here[length - 1] != '/') length--;
-    here[length] = '\0';
-    if ((size_t)length + strlen(name) + sizeof ".sock" > sizeof at.sun_path) {
+    int wanted = snprintf(path, sizeof path, "%.*s../mcp/%s/%s.sock", (int)length, here, name, name);
+    if ((size_t)wanted >= sizeof path) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    strcat(strcat(strcat(at.sun_path, here), name), ".sock");
+    int lies = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (lies < 0) return -1;
+    snprintf(at.sun_path, sizeof at.sun_path, "/proc/self/fd/%d", lies); /* that very socket: no link is followed */
     int door = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (door < 0 || connect(door, (struct sockaddr *)&at, sizeof at) < 0) return -1;
+    close(lies);
     return door;
 }
 
@@ -85,8 +90,8 @@ static int join(int door) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2 || !*argv[1] || *argv[1] == '-' || strchr(argv[1], '/')) {
-        fputs("exequatur-mcp: give the name of a door that lies beside this program, as `exequatur-mcp git`\n", stderr);
+    if (argc != 2 || !*argv[1] || strchr("-.", *argv[1]) || strchr(argv[1], '/')) {
+        fputs("exequatur-mcp: give the name of a door, as `exequatur-mcp git`\n", stderr);
         return USAGE;
     }
     signal(SIGPIPE, SIG_IGN);

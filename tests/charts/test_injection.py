@@ -105,7 +105,8 @@ def test_a_pod_of_a_labelled_namespace_comes_back_injected_valid_and_restricted(
     (agent,) = pod["spec"]["containers"]
     assert {"name": "EXEQUATUR_TARGET", "value": "unix:/run/exequatur/doors/grpc/s/door.sock"} in agent["env"]
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in agent["volumeMounts"]}
-    assert mounts == {"/workspace": False, "/run/exequatur/doors/grpc": True, "/run/exequatur/mcp/git": True}
+    ours = {"/run/exequatur/doors/grpc": True, "/run/exequatur/bin": True, "/run/exequatur/mcp/git": True}
+    assert mounts == {"/workspace": False, **ours}
     assert "kube-api-access" not in json.dumps(pod)
     shown = {**pod, "metadata": {key: value for key, value in pod["metadata"].items() if key != "managedFields"}}
     for version in (OLDEST, NEWEST):

@@ -44,18 +44,20 @@ class Pod:
     def __post_init__(self) -> None:
         folder = self.stack.folder
         folder.chmod(0o711)
-        for name in ("doors/grpc", "doors/git", "mcp"):
+        for name in ("doors/grpc", "doors/git", "mcp/git"):
             (folder / name).mkdir(parents=True)
             (folder / name).chmod(0o777)  # as an `emptyDir` is
-        self.mcp, self.log = folder / "mcp", folder / "door.log"
+        self.mcp, self.log, self.program = folder / "mcp" / "git", folder / "door.log", folder / "bin" / "exequatur-mcp"
         agents = f"--agents=agent=coder,instance=pod-1,mounted=true,socket={folder}/doors"
         self.stack.sidecar.argv = [
             word for word in self.stack.sidecar.argv if not word.startswith(("--agents", "--ledger"))
         ]
+        self.stack.sidecar.env = {"EXEQUATUR_SHIM": str(shim.build(folder))}
         self.stack.sidecar.argv += [
             *self.stack._tls(SIDECAR),
             f"{agents}/grpc/s/door.sock",
             f"{agents}/git/s/door.sock,door=mcp_stdio,enforced=true",
+            f"--shim={self.program}",
         ]
         self.stack.pdp.argv = [word for word in self.stack.pdp.argv if not word.startswith("--ledger")]
         subprocess.run(["git", "init", "-q", "-b", "main", self.repository], check=True)
@@ -68,10 +70,10 @@ class Pod:
         folder = self.stack.folder
         command = [
             *(sys.executable, "-I", "-m", "exequatur", "sidecar", "mcp", "--server", "git", "--listen"),
-            *(f"{self.mcp}/git.sock", "--shim", f"{self.mcp}/exequatur-mcp", "--socket"),
-            *(f"{folder}/doors/git/s/door.sock", "--", sys.executable, "-I", "-m", "mcp_server_git"),
+            *(f"{self.mcp}/git.sock", "--socket", f"{folder}/doors/git/s/door.sock"),
+            *("--", sys.executable, "-I", "-m", "mcp_server_git"),
         ]
-        environ = {**os.environ, "EXEQUATUR_SHIM": str(shim.build(folder)), "HOME": "/nonexistent"}
+        environ = {**os.environ, "HOME": "/nonexistent"}
         with self.log.open("ab") as log:
             start = containers.volume(self.mcp, containers.SERVER)
             self.door = subprocess.Popen([*start, *command], stderr=log, env=environ)
@@ -81,14 +83,14 @@ class Pod:
         """Ask as a kubelet does: the program itself, without anything to say."""
         assert self.door is not None
         assert self.door.poll() is None, self.log.read_text()
-        probe = ["nsenter", f"--mount=/proc/{self.door.pid}/ns/mnt", "--", f"{self.mcp}/exequatur-mcp", "git"]
+        probe = ["nsenter", f"--mount=/proc/{self.door.pid}/ns/mnt", "--", str(self.program), "git"]
         return subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode
 
     def agent(self) -> StdioServerParameters:
         """What stands in the agent's MCP settings, run as the agent is."""
         assert self.door is not None
         start = containers.beside(self.door.pid, self.mcp, containers.AGENT)
-        return StdioServerParameters(command=start[0], args=[*start[1:], f"{self.mcp}/exequatur-mcp", "git"])
+        return StdioServerParameters(command=start[0], args=[*start[1:], str(self.program), "git"])
 
     def servers(self) -> list[bytes]:
         assert self.door is not None

@@ -1,5 +1,7 @@
 """A hijacked agent attacks from inside its pod, as its own user: nothing of the sidecar's can be read, taken or used.
 
+So does an MCP server that was taken over, in its container: it does not get at what the agent runs either.
+
 The pod is what the injector makes of an agent's, run in namespaces as a kubelet would; decision point and ledger are
 the real server behind real TLS, and remember who reached them.
 """
@@ -31,15 +33,28 @@ WITHOUT_PROTECTION = {
         "open_the_doors_folder_to_all",
         "move_the_doors_folder_away",
         "ask_the_decision_point_with_a_stolen_certificate",
+        "replace_the_program_that_joins_the_mcp_server",
         "remove_the_doors_socket",
     },
     "exequatur-mcp-git": {
         "see_the_sidecar_among_the_processes",
         "connect_to_the_enforced_doors_socket",
-        "put_another_program_beside_it",
+        "put_another_socket_where_the_mcp_server_is_found",
     },
 }
 """What the same attacks win where they may: in our own containers, as their users."""
+
+TAKEN_OVER = {
+    "read_the_sidecars_key",
+    "find_a_private_key_anywhere",
+    "read_the_spool",
+    "become_the_sidecars_user",
+    "replace_the_program_that_joins_the_mcp_server",
+    "put_another_socket_in_the_doors_folder",
+    "open_the_doors_folder_to_all",
+    "remove_the_doors_socket",
+}
+"""What an MCP server wins nothing of, whoever has it: its container has its user, its own door, and none of these."""
 
 
 class Reached:
@@ -79,7 +94,7 @@ def attacked(pod: Pod, container: str, roots: str, *names: str) -> dict[str, str
     return json.loads(done.stdout)
 
 
-async def test_nothing_of_the_sidecars_can_be_read_taken_or_used_from_the_agents_container(tmp_path):
+async def test_nothing_of_the_sidecars_can_be_read_taken_or_used_from_the_agents_container_or_a_servers(tmp_path):
     authority, reached = Authority(tmp_path / "pki"), Reached()
     roots = authority.roots.read_text()
     files = authority.issue("coder", identity(TEAM, "coder"))
@@ -108,6 +123,12 @@ async def test_nothing_of_the_sidecars_can_be_read_taken_or_used_from_the_agents
         assert set(reached.by) <= {identity(TEAM, "coder")}
         assert await asyncio.to_thread(serves, f"{pod.ip}:9072", "ready")
         pod.check()
+
+        program = pod.volumes.paths["exequatur-bin"] / "exequatur-mcp"
+        before = program.read_bytes()
+        won = await asyncio.to_thread(attacked, pod, "exequatur-mcp-git", roots, *TAKEN_OVER)
+        assert {name: loot for name, loot in won.items() if loot} == {}
+        assert (before, [path.name for path in program.parent.iterdir()]) == (program.read_bytes(), [program.name])
 
         for container, expected in WITHOUT_PROTECTION.items():
             won = await asyncio.to_thread(attacked, pod, container, roots, *expected)

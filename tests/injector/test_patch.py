@@ -73,7 +73,7 @@ def test_the_sidecars_arguments_are_what_the_sidecar_takes():
         assert (found.pdp, found.ledger) == (CATALOGUE["pdp"], CATALOGUE["ledger"])
         assert found.wait_for_ledger is waits
         places = [path for path, _ in mounts(made).values()]
-        for path in (found.spool, found.tls_key, found.log_key, *(item.socket for item in found.agents)):
+        for path in (found.spool, found.tls_key, found.log_key, found.shim, *(item.socket for item in found.agents)):
             assert any(str(path).startswith(place) for place in places), path
 
 
@@ -114,7 +114,7 @@ def test_an_mcp_servers_arguments_are_what_its_door_takes():
     options = mcp_stdio._parser().parse_args(server["args"][2:at])
     places = mounts(server)
     assert options.server == "git"
-    assert str(options.listen.parent) == str(options.shim.parent) == places["exequatur-mcp-git"][0]
+    assert str(options.listen.parent) == places["exequatur-mcp-git"][0]
     assert options.socket.startswith(places["exequatur-door-git"][0] + "/")
     assert server["startupProbe"]["exec"]["command"] == ["test", "-S", str(options.listen)]
     sockets = [f"socket={options.socket}" in arg for arg in named(value["initContainers"], "exequatur-sidecar")["args"]]
@@ -140,6 +140,7 @@ def test_the_agent_sees_doors_and_may_only_use_them():
     assert mounts(main) == {
         "workspace": ("/workspace", False),
         "exequatur-door-grpc": ("/run/exequatur/doors/grpc", True),
+        "exequatur-bin": ("/run/exequatur/bin", True),
         "exequatur-mcp-git": ("/run/exequatur/mcp/git", True),
     }
     assert main["env"] == [{"name": "EXEQUATUR_TARGET", "value": "unix:/run/exequatur/doors/grpc/s/door.sock"}]
@@ -157,12 +158,20 @@ def test_each_volume_of_ours_is_with_whom_it_is_for():
         "records": {"sidecar": "rw"},
         "exequatur-door-grpc": {"sidecar": "rw", "main": "ro"},
         "exequatur-door-git": {"sidecar": "rw", "mcp-git": "ro"},
+        "exequatur-bin": {"sidecar": "rw", "main": "ro"},  # or an MCP server would choose what the agent runs
         "exequatur-mcp-git": {"mcp-git": "rw", "main": "ro"},
         "exequatur-tmp-git": {"mcp-git": "rw"},
         "workspace": {"mcp-git": "rw", "main": "rw"},
     }
     secret = named(value["spec"]["volumes"], "exequatur-identity")["secret"]["secretName"]
     assert secret == "exequatur-sidecar-coder"
+
+
+def test_an_agent_without_mcp_doors_has_no_program_for_them():
+    value = injected(annotated(pod(), doors="grpc"))["spec"]
+    assert "exequatur-bin" not in [volume["name"] for volume in value["volumes"]]
+    assert "--shim" not in named(value["initContainers"], "exequatur-sidecar")["args"]
+    assert mounts(value["containers"][0]).keys() == {"workspace", "exequatur-door-grpc"}
 
 
 def test_a_label_says_which_agent_it_is():

@@ -5,6 +5,7 @@ A value is what the attack won; empty: it was refused. None of them needs anythi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,7 +19,8 @@ from pathlib import Path
 
 TLS, SPOOL, RUN = Path("/etc/exequatur/tls"), Path("/var/lib/exequatur"), Path("/run/exequatur")
 DOOR = RUN / "doors" / "grpc" / "s" / "door.sock"
-INNER, SHIM = RUN / "doors" / "git" / "s" / "door.sock", RUN / "mcp" / "git" / "exequatur-mcp"
+INNER, SERVER = RUN / "doors" / "git" / "s" / "door.sock", RUN / "mcp" / "git" / "git.sock"
+SHIM = RUN / "bin" / "exequatur-mcp"
 PDP, LEDGER = ("exequatur-pdp.exequatur.svc", 7070), ("exequatur-ledger.exequatur.svc", 7071)
 AUTHORIZE, APPEND = "/exequatur.v1.DecisionService/Authorize", "/exequatur.v1.AuditService/Append"
 OURS = {9082, 9072}
@@ -202,14 +204,21 @@ def connect_to_the_enforced_doors_socket() -> str:
 
 @attack
 def replace_the_program_that_joins_the_mcp_server() -> str:
-    SHIM.write_bytes(b"#!/bin/sh\n")
+    with contextlib.suppress(OSError):
+        SHIM.write_bytes(b"#!/bin/sh\n")
+        return str(SHIM)
+    fresh = SHIM.with_name("fresh")
+    fresh.write_bytes(b"#!/bin/sh\n")
+    fresh.replace(SHIM)
     return str(SHIM)
 
 
 @attack
-def put_another_program_beside_it() -> str:
-    (SHIM.parent / "exequatur-mcp2").write_bytes(b"#!/bin/sh\n")
-    return str(SHIM)
+def put_another_socket_where_the_mcp_server_is_found() -> str:
+    SERVER.unlink()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(SERVER))
+    return str(SERVER)
 
 
 @attack
@@ -245,7 +254,7 @@ def mount_the_door_writable() -> str:
 
 @attack
 def mount_the_door_writable_as_root_of_a_user_namespace() -> str:
-    for folder in (DOOR.parent.parent, SHIM.parent):
+    for folder in (DOOR.parent.parent, SHIM.parent, SERVER.parent):
         script = f"mount -o remount,rw,bind {folder} && : > {folder}/own"
         done = subprocess.run(["/usr/bin/unshare", "-Urm", "/bin/sh", "-c", script], capture_output=True, check=False)
         if done.returncode == 0:

@@ -67,6 +67,7 @@ class Process:
     log: Path
     http: int
     health: int = 0
+    env: dict[str, str] = field(default_factory=dict)
     popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -87,7 +88,7 @@ class Process:
 
     def spawn(self) -> None:
         """Start it."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")} | self.env
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True, env=env)
 

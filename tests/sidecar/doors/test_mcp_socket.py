@@ -18,7 +18,7 @@ import pytest
 
 from decisions import Decisions
 from sidecar.doors import mcp_socket
-from sidecar.doors.mcp_stdio import Door, main
+from sidecar.doors.mcp_stdio import Door
 
 STRANGE = Path(__file__).parents[2] / "support" / "strange_mcp.py"
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
@@ -42,10 +42,10 @@ class House:
     def log(self) -> Path:
         return self.folder / "log"
 
-    async def serve(self, *command: str, program: Path | None = None) -> None:
+    async def serve(self, *command: str) -> None:
         command = command or (sys.executable, str(STRANGE), str(self.log))
         door = Door("strange", str(self.folder / "s.sock"), command)
-        self.serving = asyncio.create_task(mcp_socket.serve(door, self.path, program, self.stop))
+        self.serving = asyncio.create_task(mcp_socket.serve(door, self.path, self.stop))
         while not (self.path.exists() or self.serving.done()):  # noqa: ASYNC110  what makes it has no event
             await asyncio.sleep(0)
 
@@ -207,19 +207,14 @@ async def test_a_client_that_does_not_read_holds_up_neither_the_others_nor_the_e
     assert house.servers() == []
 
 
-async def test_the_socket_is_for_whoever_sees_it_and_the_program_for_whoever_runs_it(house, monkeypatch):
-    bin_ = house.folder / "bin"
-    bin_.mkdir()
-    (bin_ / "exequatur-mcp").write_bytes(b"#!/bin/sh\necho joined\n")
-    monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
-    program = house.folder / "mcp" / "exequatur-mcp"
-    await house.serve("true", program=program)
+async def test_the_socket_is_for_whoever_sees_it(house):
+    await house.serve("true")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in house.path.parent.iterdir()}
-    assert modes == {"git.sock": 0o666, "exequatur-mcp": 0o555}
+    assert modes == {"git.sock": 0o666}
     assert stat.S_IMODE(house.path.parent.stat().st_mode) == 0o711
     assert await house.end() == 0
     house.stop.clear()
-    await house.serve("true", program=program)  # the container starts again, and all of it is there
+    await house.serve("true")  # the container starts again, and all of it is there
     assert house.path.exists()
 
 
@@ -227,30 +222,18 @@ async def test_the_socket_is_for_whoever_sees_it_and_the_program_for_whoever_run
     ("said", "broken"),
     [
         ("`/nonexistent/server` is no program here", "command"),
-        ("exequatur-mcp` is not there to be put at", "program"),
         ("must belong to this user and be writable by nobody else", "folder"),
         ("cannot be used: no such file or directory", "parent"),
     ],
 )
 async def test_what_cannot_be_served_is_one_clear_line(house, capsys, monkeypatch, said, broken):
-    program = None
-    if broken == "program":
-        monkeypatch.setattr(sys, "executable", str(house.folder / "python"))
-        program = house.folder / "mcp" / "exequatur-mcp"
-    elif broken == "folder":
+    if broken == "folder":
         house.path.parent.mkdir()
         house.path.parent.chmod(0o777)
     elif broken == "parent":
         monkeypatch.setattr(House, "path", house.folder / "a" / "b" / "git.sock")
-    await house.serve(*(["/nonexistent/server"] if broken == "command" else ["true"]), program=program)
+    await house.serve(*(["/nonexistent/server"] if broken == "command" else ["true"]))
     assert house.serving.result() == 69
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
-
-
-def test_a_shim_without_a_socket_is_a_usage_error(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["--server", "x", "--socket", "s", "--shim", "p", "--", "c"])
-    assert exit_.value.code == 2
-    assert "give --listen PATH too" in capsys.readouterr().err

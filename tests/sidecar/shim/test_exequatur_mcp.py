@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import random
 import socket
+import stat
 import struct
 import subprocess
 import tempfile
@@ -16,20 +18,54 @@ from pathlib import Path
 
 import pytest
 
+import containers
 from shim import build
 
 BIG = random.Random(1).randbytes(4 * 2**20)
+
+TAKEN_OVER = """
+import json, os, socket, sys
+path, program = sys.argv[1:]
+def put(at):
+    with open(at, "wb") as file:
+        file.write(b"#!/bin/sh\\n")
+def listen():
+    with socket.socket(socket.AF_UNIX) as thief:
+        thief.bind(path)
+attacks = {
+    "its socket": listen,
+    "the program": lambda: put(program),
+    "a program beside it": lambda: put(program + "2"),
+    "remove the program": lambda: os.unlink(program),
+    "move it away": lambda: os.rename(program, os.path.dirname(path) + "/x"),
+    "put another in its place": lambda: (put(path + ".x"), os.rename(path + ".x", program)),
+    "open it up": lambda: os.chmod(program, 0o777),
+    "move the folder away": lambda: os.rename(os.path.dirname(program), os.path.dirname(path) + "/bin"),
+    "own it": lambda: os.chown(program, os.getuid(), -1),
+}
+won = []
+for name, attack in attacks.items():
+    try:
+        attack()
+    except OSError:
+        continue
+    won.append(name)
+print(json.dumps(won))
+"""
 
 
 @pytest.fixture(scope="module")
 def program():
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        yield build(Path(name))
+        Path(name).chmod(0o755)
+        for part in ("bin", "mcp/git", "mcp/fs"):
+            (Path(name) / part).mkdir(parents=True)
+        yield build(Path(name) / "bin")
 
 
 @pytest.fixture
 def path(program):
-    path = program.parent / "git.sock"
+    path = program.parents[1] / "mcp" / "git" / "git.sock"
     yield path
     path.unlink(missing_ok=True)
 
@@ -47,7 +83,11 @@ async def door(path: Path, serve: Served) -> AsyncIterator[asyncio.subprocess.Pr
 
     server = await asyncio.start_unix_server(come, str(path))
     process = await asyncio.create_subprocess_exec(
-        path.parent / "exequatur-mcp", "git", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        path.parents[2] / "bin" / "exequatur-mcp",
+        "git",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(20):
@@ -184,11 +224,37 @@ def test_without_a_door_it_says_so_in_one_line(program, path):
     assert run(program, "x" * 200)[0] == 69
 
 
-@pytest.mark.parametrize("arguments", [(), ("",), ("../git",), ("-h",), ("git", "fs")])
+@pytest.mark.parametrize("arguments", [(), ("",), ("../git",), ("..",), ("-h",), ("git", "fs")])
 def test_a_name_that_leads_elsewhere_is_no_name(program, arguments):
     code, said = run(program, *arguments)
     assert (code, said.count("\n")) == (2, 1)
     assert "as `exequatur-mcp git`" in said
+
+
+def test_a_server_that_is_taken_over_changes_its_own_socket_and_nothing_that_the_agent_runs(program, path):
+    """The server's container has its door's folder for writing, and the agent's programs not at all."""
+    before = program.read_bytes()
+    path.parent.chmod(0o777)  # as an `emptyDir` is
+    start = containers.user(containers.SERVER)
+    assert json.loads(containers.python(TAKEN_OVER, path, program, start=start)) == ["its socket"]
+    assert (program.read_bytes(), stat.S_IMODE(program.stat().st_mode)) == (before, 0o755)
+    assert [file.name for file in program.parent.iterdir()] == ["exequatur-mcp"]
+    assert run(program, "git") == (69, "exequatur-mcp: git: Connection refused\n")
+
+
+async def test_a_link_in_the_place_of_a_socket_leads_to_no_other_door(program, path):
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    other = path.parents[1] / "fs" / "fs.sock"
+    server = await asyncio.start_unix_server(serve, str(other))
+    path.symlink_to(other)
+    assert await asyncio.to_thread(run, program, "git") == (69, "exequatur-mcp: git: Connection refused\n")
+    assert (await asyncio.to_thread(run, program, "fs"), heard) == ((0, ""), [b""])
+    server.close()
 
 
 def test_it_needs_nothing_of_the_image_that_it_runs_in(program):
