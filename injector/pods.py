@@ -131,6 +131,7 @@ class Mount(_Known):
 
     name: Name
     mount_path: str
+    bind_mount_options: Any = None
     mount_propagation: str | None = None
     read_only: bool | None = None
     recursive_read_only: str | None = None
@@ -159,6 +160,7 @@ class HttpGet(_Known):
     http_headers: Any = None
     path: Any = None
     port: int | str | None = None
+    protocol: Any = None
     scheme: Any = None
 
 
@@ -172,6 +174,7 @@ class TcpSocket(_Known):
 class GrpcCall(_Known):
     """A call that a kubelet makes, of the pod itself: there is no host."""
 
+    mode: Any = None
     port: int | str | None = None
     service: Any = None
 

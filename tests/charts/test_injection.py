@@ -131,7 +131,11 @@ def test_what_was_injected_is_admitted_again_as_it_is(injector, pod):
     ("path", "value", "reason"),
     [
         ("metadata|annotations", None, "`metadata.annotations[exequatur.dev/agent]` is missing"),
-        ("metadata|annotations|exequatur.dev/agent", "stranger", "the catalogue has no agent `stranger`"),
+        (
+            "metadata|annotations|exequatur.dev/agent",
+            "stranger",
+            "there is no agent `stranger`: the service account `team-c/coder` may be `coder`",
+        ),
         ("metadata|annotations|exequatur.dev/doors", "shell", "`shell` is no door of the agent"),
         ("metadata|annotations|exequatur.dev/session", "pod-uid", "`pod-uid` is not among the agent's"),
         ("metadata|annotations|exequatur.dev/sidecar", "off", "is no annotation of ours"),
@@ -215,6 +219,8 @@ def test_what_is_ours_in_a_running_pod_never_changes(injector, pod):
         assert re.search(
             "what is the injector's never changes|`metadata.(labels|annotations)`.* never change", done.stderr
         )
+    done = kubectl("annotate", at, "pod", "coder", "k8s.v1.cni.cncf.io/networks=storage", check=False)
+    assert "gives the pod another network interface" in done.stderr
     kubectl("label", at, "pod", "coder", "team=a")
     kubectl("set", "image", at, "pod/coder", "main=registry.example/coder:2")
 
