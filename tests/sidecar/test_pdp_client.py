@@ -84,6 +84,7 @@ async def test_a_decision_point_that_is_replaced_under_load_costs_no_action_and_
     server = await beginning(service, port)
     clients = [PdpClient(f"127.0.0.1:{port}", None, unsafe_plaintext=True, timeout_s=2) for _ in range(4)]
     answered: list[str] = []
+    told: asyncio.Queue[str] = asyncio.Queue()
     ending = asyncio.Event()
 
     async def agent(number: int) -> None:
@@ -92,12 +93,12 @@ async def test_a_decision_point_that_is_replaced_under_load_costs_no_action_and_
             name = f"{number}.{(n := n + 1)}"
             await clients[number % 4].authorize(pb.AuthorizeRequest(tool=name, arguments_json=b"{}"), None)
             answered.append(name)
+            told.put_nowait(name)
 
     agents = [asyncio.create_task(agent(number)) for number in range(32)]
     for _ in range(6):
-        before = len(answered)
-        while len(answered) < before + 500:
-            await asyncio.sleep(0.01)
+        for _ in range(500):
+            await told.get()
         old, server = server, await beginning(service, port)
         await old.stop(5)
     ending.set()
