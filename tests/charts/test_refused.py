@@ -219,6 +219,12 @@ def test_a_risk_is_refused_by_those_too_who_skip_the_schema(wrong):
         render(BASE, values=yaml.safe_load(wrong.values), extra=["--skip-schema-validation"])
 
 
+@each("values", ["pdp: {settings: {unsafe_plaintext: true}}", "pdp: {settings: {unsafe_unsigned: true}}"])
+def test_what_is_no_value_is_none_without_the_schema_either(values):
+    with pytest.raises(RefusedError, match="mutual TLS and signed policy are not to be had without"):
+        render(BASE, values=yaml.safe_load(values), extra=["--skip-schema-validation"])
+
+
 @each("network", ["10.0.0.0/8", "2001:db8::/32", "::1/128", "fd00:1::/48", "::ffff:10.0.0.0/104", "64:ff9b::a00:0/104"])
 def test_a_network_of_ones_own_is_no_risk(network):
     assert render(BASE, values={"agents": {"analyst": {"egress": [{"cidr": network, "ports": [443]}]}}})

@@ -171,3 +171,11 @@ def test_a_name_is_a_name_whatever_yaml_would_take_it_for(name):
     assert plain == []
     for item in objects(text):
         validate(item, NEWEST)
+
+
+def test_a_command_reaches_the_catalogue_as_it_was_written():
+    command = ["x\u0085evil: y", "a\u2028b", "\u00a0 #", "$(HOME)", '"\\']
+    door = {"kind": "mcp", "enforced": False, "command": command}
+    found = objects(render(FLEET, values={"agents": {"coder": {"doors": {"git": door}}}}))
+    (catalogue,) = [item["data"]["catalogue.json"] for item in found if "catalogue.json" in item.get("data", {})]
+    assert json.loads(catalogue)["agents"]["coder"]["doors"]["git"]["command"] == command

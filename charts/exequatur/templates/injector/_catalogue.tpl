@@ -1,6 +1,6 @@
 {{/*
 What the injector knows: which agents there are, who may be which, and what is put beside them. That a tool checks who
-calls is for people, not for the injector; see `doors.yaml`.
+calls is for people, not for the injector; see `doors.yaml`. U+0085 is spelt out, as YAML takes it for the end of a line.
 */}}
 {{- define "exequatur.catalogue" -}}
 {{- $injector := .Values.injector -}}
@@ -26,5 +26,5 @@ calls is for people, not for the injector; see `doors.yaml`.
   "trust" (gt (len (.Values.ledger.verifierKeys | default dict)) 0)
   "resources" (dict "sidecar" $injector.sidecarResources "mcp" $injector.mcpResources)
   "decisionTimeoutMs" $injector.decisionTimeoutMs "drainGraceS" $injector.sidecarDrainSeconds
-  "uidRules" (ternary $rules nil $injector.uidRules.enabled) "agents" $agents | toPrettyJson -}}
+  "uidRules" (ternary $rules nil $injector.uidRules.enabled) "agents" $agents | toPrettyJson | replace "\u0085" "\\u0085" -}}
 {{- end }}
