@@ -126,14 +126,15 @@ def test_a_name_that_is_no_setting(stack, name):
 
 
 def test_folders_that_another_process_uses(stack):
+    elsewhere = {"http": "127.0.0.1:0", "health": "127.0.0.1:0"}
     spool = Spool.open(stack.folder / "sidecar-spool", identity=bank.SIDECAR)
     assert "in use by another process" in refusal(stack.sidecar, CONFIG)
     spool.close()
     stack.ledger.start()
-    assert "in use by another process" in refusal(with_flags(stack.ledger, http="127.0.0.1:0"), CONFIG)
+    assert "in use by another process" in refusal(with_flags(stack.ledger, **elsewhere), CONFIG)
     stack.pdp.spawn()
     until(lambda: http_get(stack.pdp.http, "/healthz")[0] == 200, what="the first decision point")
-    assert "in use by another decision point" in refusal(with_flags(stack.pdp, http="127.0.0.1:0"), CONFIG)
+    assert "in use by another decision point" in refusal(with_flags(stack.pdp, **elsewhere), CONFIG)
 
 
 def test_bundles_that_are_not_served(stack):

@@ -193,7 +193,8 @@ def _script(root: Path, plan: Plan) -> str:
     mounts = [Mount(path, str(path), read_only=True) for path in system if path.exists()]
     mounts += [Mount(Path("/dev") / name, f"/dev/{name}") for name in DEVICES]
     mounts += [Mount(plan.hosts, "/etc/hosts", read_only=True)]
-    for mount in [*mounts, *sorted(plan.mounts, key=lambda mount: mount.target)]:
+    # Folders before what is in them: a volume at /tmp would hide a checkout that is there.
+    for mount in sorted([*mounts, *plan.mounts], key=lambda mount: mount.target):
         target = shlex.quote(f".{os.path.normpath(mount.target)}")
         folder = f"mkdir -p {target}" if mount.source.is_dir() else f"mkdir -p $(dirname {target}); : > {target}"
         read_only = ",ro" if mount.read_only else ""
