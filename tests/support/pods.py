@@ -182,7 +182,7 @@ class Pod:
                     return container.run(*target["command"]).returncode == 0
                 except RuntimeError:
                     return False
-        raise NotImplementedError(f"a probe of {sorted(probe)}")
+        raise ValueError(f"a probe of {sorted(probe)}")
 
     def _terminate(self, spec: Manifest, end: float) -> list[str]:
         """Stop one container; gives its name when it had to be killed."""
@@ -330,7 +330,7 @@ class World:
                 return contents(self.objects["Secret", meta["namespace"], ref["name"]])[ref["key"]].decode()
             case {"configMapKeyRef": ref}:
                 return contents(self.objects["ConfigMap", meta["namespace"], ref["name"]])[ref["key"]].decode()
-        raise NotImplementedError(f"a value from {sorted(source)}")
+        raise ValueError(f"a value from {sorted(source)}")
 
     def close(self) -> None:
         """End everything."""

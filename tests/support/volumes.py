@@ -52,7 +52,7 @@ class Volumes:
                     files |= self._projected(part)
                 publish(path, files, self._group, _mode(source))
             case _:
-                raise NotImplementedError(f"volume `{volume['name']}` is of a kind that no test here uses: {volume}")
+                raise ValueError(f"volume `{volume['name']}` is of a kind that no test here uses: {volume}")
         return path
 
     def _projected(self, part: Manifest) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ class Volumes:
                 return self._items("Secret", source, source["name"])
             case {"downwardAPI": source}:
                 return {item["path"]: self._field(item["fieldRef"]["fieldPath"]) for item in source["items"]}
-        raise NotImplementedError(f"a projection of {sorted(part)}")
+        raise ValueError(f"a projection of {sorted(part)}")
 
     def _field(self, path: str) -> bytes:
         return str(self._metadata[path.removeprefix("metadata.")]).encode()
