@@ -213,6 +213,14 @@ def test_an_accepted_risk_is_taken_and_no_other(wrong):
     assert objects(render(BASE, values={**yaml.safe_load(wrong.values), "iAcceptRisk": [wrong.risk]}))
 
 
+def test_one_risk_may_be_named_without_a_list():
+    values = yaml.safe_load("pdp: {preStopSeconds: 0}")
+    assert objects(render(BASE, values={**values, "iAcceptRisk": "abrupt-stop"}))
+    for other in ("no-limits", "stop", "abrupt-stop-not"):
+        with pytest.raises(RefusedError, match=r"abrupt-stop"):
+            render(BASE, values={**values, "iAcceptRisk": other})
+
+
 @each("wrong", RISKY, ids=lambda wrong: wrong.name)
 def test_a_risk_is_refused_by_those_too_who_skip_the_schema(wrong):
     with pytest.raises(RefusedError, match=f"unless iAcceptRisk has `{wrong.risk}`"):
