@@ -28,6 +28,7 @@ from exequatur.client import Client, Outcome
 from exequatur.spool import Spool
 from exequatur.transport import Server
 from pki import Authority
+from processes import children, command_line
 from stack import Process, free_port, until
 
 TOOLS = json.loads((Path(__file__).parents[2] / "policies" / "coding-agent" / "tools.json").read_text())["tools"]
@@ -110,8 +111,7 @@ class Pod:
 
     def servers(self) -> list[bytes]:
         assert self.door is not None
-        children = Path(f"/proc/{self.door.pid}/task/{self.door.pid}/children").read_text().split()
-        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+        return [command_line(pid) for pid in children(self.door.pid)]
 
     def outcomes(self) -> list[dict]:
         spool = Spool.open(self.folder / "spool", identity=SIDECAR)

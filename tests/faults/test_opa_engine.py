@@ -18,7 +18,8 @@ import bank
 from exequatur.client import Client, Decision, Effect, ReasonKind
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
-from opa_servers import children, team_server
+from opa_servers import team_server
+from processes import children, freeze
 from stack import Process, free_port, http_get, until
 
 TIMEOUT_S, IN_TIME_S = 2, 15
@@ -75,7 +76,7 @@ class Pdp:
         return Client(self.target, unsafe_plaintext=True, timeout_s=30)
 
     def opas(self) -> list[int]:
-        return children("--unix-socket-perm", self.process.popen.pid)
+        return children(self.process.popen.pid, "--unix-socket-perm")
 
     def down(self) -> bool:
         return "exequatur_opa_down 1.0" in http_get(self.process.http, "/metrics")[1]
@@ -127,7 +128,7 @@ def test_a_server_of_ours_is_swapped_killed_and_stopped_under_load(start):
         up = len(pdp.answers)
         until(lambda: len(pdp.answers) > up + 10, what="time for the supervisor to see it")
 
-        os.kill(pdp.opas()[0], signal.SIGSTOP)
+        freeze(pdp.opas()[0])
         until(lambda: is_failure(pdp.last()), what="a denial")
         until(pdp.down, what="the metric")
         until(lambda: pdp.last().allowed and not pdp.down(), what="the server's next life")

@@ -8,13 +8,13 @@ import os
 import signal
 import threading
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 import bank
 from entries import records
 from exequatur.client import CallError, Client
+from processes import runs
 from stack import OPENER, Stack, running, until
 
 CALLERS = 8
@@ -62,14 +62,6 @@ def recorded(stack: Stack) -> Counter[str]:
     return Counter(record["decision_id"] for record in records(stack.log_folder) if record["kind"] == "decision")
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_sigterm_answers_and_records_each_accepted_call(stack):
     with calling(stack) as (answered, errors):
         assert stack.pdp.stop() == 0
@@ -94,7 +86,7 @@ def test_a_killed_supervisor_leaves_no_worker(stack):
         os.kill(stack.pdp.popen.pid, signal.SIGKILL)
     stack.pdp.popen.wait()
     assert set(errors) <= {"UNAVAILABLE", "CANCELLED"}
-    until(lambda: not any(is_running(pid) for pid in workers), what="the end of the workers")
+    until(lambda: not any(runs(pid) for pid in workers), what="the end of the workers")
     assert recorded(stack) == Counter(answered)
 
 

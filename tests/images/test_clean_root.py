@@ -27,6 +27,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 import bank
 import stack
 from exequatur.client import Effect
+from processes import children
 from stack import OPENER, Stack, until
 
 pytestmark = pytest.mark.image
@@ -203,7 +204,3 @@ def test_it_decides_as_the_first_process_and_as_nobody_on_a_root_that_cannot_be_
         finally:
             pdp.kill()
             ledger.kill()
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from exequatur.trust.canonical import Json
-from opa_servers import RULE, children, files, revision, strange_server, team_server
+from opa_servers import RULE, files, revision, strange_server, team_server
 from pdp.engine.answer import AnswerError
 from pdp.engine.opa import revisions_in
 from pdp.opa import ANSWER_BYTES, PAUSE_S, SLOW, Breaker, Connection, is_up, look
@@ -21,6 +21,7 @@ from pdp.opa_address import OpaAddress
 from pdp.opa_server import temporary
 from pki import Authority
 from policies import opa
+from processes import children, freeze
 from stack import until
 
 LOG: dict[str, Json] = {"tool": {"name": "log"}}
@@ -124,10 +125,10 @@ def _asked(connection) -> bool:
 def test_a_stopped_server_costs_one_timeout_whoever_waits_and_is_asked_again_when_it_is_back(connect):
     told: list[bool] = []
     with temporary(files(), Path(opa())) as address:
-        (pid,) = children(str(address.socket))
+        (pid,) = children(os.getpid(), str(address.socket))
         connection = connect(address, timeout_s=TIMEOUT_S, told=told.append)
         connection.ask(RULE, LOG)
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         begun = time.monotonic()
         texts = [error_of(connection) for _ in range(100)]
         assert time.monotonic() - begun < SOON_S
@@ -143,7 +144,7 @@ def test_a_killed_server_is_said_at_once(connect):
     with temporary(files(), Path(opa())) as address:
         connection = connect(address)
         connection.ask(RULE, LOG)
-        (pid,) = children(str(address.socket))
+        (pid,) = children(os.getpid(), str(address.socket))
         os.kill(pid, signal.SIGKILL)
         assert error_of(connection) == "the OPA server cannot be reached"
 

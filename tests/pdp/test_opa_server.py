@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from exequatur.trust.archive import write_archive
-from opa_servers import REGO, RULE, children, files, revision, team_server
+from opa_servers import REGO, RULE, files, revision, team_server
 from pdp import opa_server
 from pdp.engine.opa import revision_of, revisions_in
 from pdp.engine.reading import PolicyError
@@ -23,6 +23,7 @@ from pdp.opa import Connection, is_up, look
 from pdp.opa_address import OpaAddress
 from pdp.opa_server import NotReadyError, OpaServers, check, temporary
 from policies import opa
+from processes import children, freeze, runs
 from stack import until
 
 OPA = Path(opa())
@@ -89,10 +90,10 @@ def test_a_policy_sees_nothing_of_our_environment(address, monkeypatch):
     ],
 )
 def test_a_bundle_on_which_it_does_not_start_is_refused_with_its_words(rego, words):
-    before = children("exequatur-opa-")
+    before = children(os.getpid(), "exequatur-opa-")
     with pytest.raises(PolicyError, match=words), temporary(files(rego), OPA):
         pass
-    assert children("exequatur-opa-") == before
+    assert children(os.getpid(), "exequatur-opa-") == before
 
 
 def test_a_path_that_no_socket_can_have_is_refused(tmp_path):
@@ -111,22 +112,24 @@ def test_it_has_gone_when_its_parent_has(tmp_path):
     environ = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environ) as parent:
         socket = parent.stdout.readline().decode().strip()
-        (pid,) = children(socket, parent.pid)
+        (pid,) = children(parent.pid, socket)
         parent.kill()
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    until(lambda: not runs(pid), what="its end")
 
 
 async def test_one_that_is_killed_is_started_again(servers):
     socket = await hold(servers)
-    (pid,) = children(str(socket))
+    (pid,) = children(os.getpid(), str(socket))
     os.kill(pid, signal.SIGKILL)
-    await _until(lambda: children(str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1))
+    await _until(
+        lambda: children(os.getpid(), str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1)
+    )
     assert revisions_in(look(OpaAddress(socket), RULE, timeout_s=1)) == [revision()]
 
 
 async def test_a_signal_that_everybody_gets_does_not_end_it_before_us(servers):
     socket = await hold(servers)
-    (pid,) = children(str(socket))
+    (pid,) = children(os.getpid(), str(socket))
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
         await asyncio.sleep(0.2)  # it would be gone by then
@@ -136,10 +139,12 @@ async def test_a_signal_that_everybody_gets_does_not_end_it_before_us(servers):
 async def test_one_that_hangs_is_killed_and_started_again(servers, monkeypatch):
     monkeypatch.setattr(opa_server, "WATCH_S", 0.2)
     socket = await hold(servers)
-    (pid,) = children(str(socket))
+    (pid,) = children(os.getpid(), str(socket))
     await asyncio.sleep(1)  # it has said that it is up
-    os.kill(pid, signal.SIGSTOP)
-    await _until(lambda: children(str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1))
+    freeze(pid)
+    await _until(
+        lambda: children(os.getpid(), str(socket)) not in ([], [pid]) and is_up(OpaAddress(socket), timeout_s=1)
+    )
 
 
 async def test_each_bundle_has_its_own_server_until_nobody_judges_by_it(servers):
@@ -154,14 +159,14 @@ async def test_each_bundle_has_its_own_server_until_nobody_judges_by_it(servers)
     await servers.retire({"2" * 64})
     assert not is_up(OpaAddress(old), timeout_s=1)
     assert is_up(OpaAddress(new), timeout_s=1)
-    assert len(children(str(new.parent))) == 1
+    assert len(children(os.getpid(), str(new.parent))) == 1
 
 
 async def test_nothing_is_left_of_it(tmp_path):
     async with OpaServers(tmp_path) as servers:
         await hold(servers)
     assert list(tmp_path.iterdir()) == []
-    assert children(str(tmp_path)) == []
+    assert children(os.getpid(), str(tmp_path)) == []
 
 
 async def test_what_a_crash_left_is_gone_at_the_next_start(tmp_path):

@@ -23,6 +23,7 @@ from exequatur.served import PolicyState
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.v1 import decision_pb2
+from processes import children, runs
 from stack import Process, free_port, http_get, until
 
 HOUR = dt.timedelta(hours=1)
@@ -51,8 +52,7 @@ class Pdp:
 
     def workers(self) -> list[int]:
         """Give the workers' process ids."""
-        children = Path(f"/proc/{self.process.popen.pid}/task/{self.process.popen.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return children(self.process.popen.pid, "worker")
 
     def records(self) -> list[dict]:
         """Read all spools, as they are when nothing runs."""
@@ -333,20 +333,13 @@ def test_64_racers_never_exceed_steps_or_budget_whatever_is_killed(tmp_path):
         workers = pdp.workers()
         assert len(workers) == 2
         os.kill(pdp.process.popen.pid, signal.SIGKILL)
-        until(lambda: not any(_runs(pid) for pid in workers), what="the workers' end, without their supervisor")
+        until(lambda: not any(runs(pid) for pid in workers), what="the workers' end, without their supervisor")
     finally:
         racing.clear()
         pdp.process.kill()
     recorded = [r["decision_id"] for r in pdp.records() if r["kind"] == "decision" and r["effect"] != "deny"]
     assert len(recorded) == len(set(recorded)) <= 700, "one record a decision"
     assert {decision for decision, _ in allowed} <= set(recorded), "what was answered is on record"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
-    except OSError:
-        return False
 
 
 def _try(call, client):

@@ -22,6 +22,7 @@ from exequatur.client import Client
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.values import Effect
+from processes import children
 from stack import Process, free_port, until
 
 _SMALL = ("tools.json", "agents.json", "bank.cedar", "limits.json", "data.json", "cases/bank.yaml")
@@ -84,7 +85,7 @@ class Besieged:
         """The supervisor, then those of its children that are workers."""
         assert self.process.popen
         assert self.process.popen.poll() is None, self.process.log.read_text()[-2000:]
-        return [self.process.popen.pid, *(pid for pid in self.process.children() if _is_worker(pid))]
+        return [self.process.popen.pid, *children(self.process.popen.pid, "\0worker")]
 
     @property
     def most_memory(self) -> int:
@@ -191,13 +192,6 @@ def besieged(
             yield Besieged(process, address, bundles, trusted, state)
         finally:
             process.kill()
-
-
-def _is_worker(pid: int) -> bool:
-    try:
-        return b"\0worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _peak(pid: int) -> int:

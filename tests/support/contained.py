@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processes import children
+
 ROOT = Path(__file__).parents[2]
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
@@ -110,9 +112,7 @@ class Container:
         if self.popen is None or self.popen.poll() is not None:
             return None
         if self._init is None:
-            with contextlib.suppress(OSError):
-                children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
-                self._init = int(children[0]) if children else None
+            self._init = next(iter(children(self.popen.pid)), None)
         return self._init
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -55,27 +54,6 @@ def with_opa(files: dict[str, bytes]) -> dict[str, bytes]:
 def revision(rego: str = REGO) -> str:
     """Give the revision of `files(rego)`."""
     return revision_of(files(rego))
-
-
-def children(word: str, parent: int | None = None) -> list[int]:
-    """Give the process ids of a process's children whose command line holds `word`; of ours unless said."""
-    found = []
-    for task in Path(f"/proc/{parent or os.getpid()}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            with contextlib.suppress(OSError):
-                if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(int(pid))
-    return sorted(found)
-
-
-def running(word: str) -> set[int]:
-    """Give the process ids, whoever's they are, whose command line holds `word`."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word.encode() in path.read_bytes():
-                found.add(int(path.parent.name))
-    return found
 
 
 @contextlib.contextmanager

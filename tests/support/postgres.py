@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from processes import children, freeze
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -124,7 +126,9 @@ class Postgres:
 
     def freeze(self) -> None:
         """Have it stand still: the kernel takes what is sent to it, and nothing answers."""
-        self._signal_all(signal.SIGSTOP)
+        for pid in self._all():
+            with contextlib.suppress(ProcessLookupError):
+                freeze(pid)
 
     def thaw(self) -> None:
         """Have it go on."""
@@ -187,11 +191,14 @@ class Postgres:
         return name
 
     def _signal_all(self, what: signal.Signals) -> None:
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for pid in (self._process.pid, *map(int, children)):  # each of them leads a session of its own
+        for pid in self._all():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, what)
+
+    def _all(self) -> list[int]:
+        """Give the ids of its processes, each of which leads a session of its own."""
+        assert self._process is not None
+        return [self._process.pid, *children(self._process.pid)]
 
 
 def _own(folder: Path) -> None:

@@ -24,6 +24,7 @@ from exequatur.client import Client, Tls
 from exequatur.trust.keys import generate
 from exequatur.trust.note import LogKey
 from pki import Authority
+from processes import children
 
 PDP, LEDGER = "spiffe://example.org/pdp", "spiffe://example.org/ledger"
 OPENER, AUDITOR = "spiffe://example.org/orchestrator", "spiffe://example.org/auditor"
@@ -78,8 +79,7 @@ class Process:
     def children(self) -> list[int]:
         """Give the process ids of its children, a decision point's workers."""
         assert self.popen is not None
-        tasks = Path(f"/proc/{self.popen.pid}/task").iterdir()
-        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+        return children(self.popen.pid)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""

@@ -12,7 +12,7 @@ import pytest
 
 from exequatur.trust.archive import write_archive
 from exequatur.trust.bundle import unsafe_read_unsigned
-from opa_servers import running, with_opa
+from opa_servers import with_opa
 from pdp.bundle import cases
 from pdp.bundle.build import Built, OpaError, build, check_built
 from pdp.bundle.loader import BundleRejected, ProofLimits, prove, standing
@@ -21,6 +21,7 @@ from pdp.engine.reading import PolicyError
 from pdp.engine.snapshot import Snapshot
 from pdp.model import Decision, Effect, ReasonKind
 from policies import opa
+from processes import named
 from publisher import NOW, keys, publish, sources
 from stack import until
 
@@ -81,10 +82,10 @@ def test_it_is_built_without_a_module_and_again_to_the_same_bytes():
 
 
 def test_it_is_proved_by_a_server_that_is_gone_afterwards():
-    before = running("exequatur-proof-")
+    before = named("exequatur-proof-")
     proven = prove(publish(files=dict(built().files)), keys(), now=NOW, opa_binary=OPA)
     assert (proven.cases, proven.wasm_module) == (built().results.total, None)
-    until(lambda: running("exequatur-proof-") <= before, what="the end of the server")
+    until(lambda: named("exequatur-proof-") <= before, what="the end of the server")
 
 
 @pytest.mark.parametrize(
@@ -138,10 +139,10 @@ decision := {"deny": [m | some a in numbers.range(1, 1000000); some b in numbers
 
 def test_a_policy_without_end_is_a_refusal_within_the_bound_and_leaves_nothing():
     files = with_revision({**built().files, "decision.rego": HANGS})
-    before = running("exequatur-proof-")
+    before = named("exequatur-proof-")
     limits = ProofLimits(wall_s=1.5)
     assert refusal(publish(files=files), limits=limits) == "it was not proved within 1.5 s"
-    until(lambda: running("exequatur-proof-") <= before, what="the end of the server")
+    until(lambda: named("exequatur-proof-") <= before, what="the end of the server")
 
 
 ASKS_THE_NETWORK = b"""package exequatur

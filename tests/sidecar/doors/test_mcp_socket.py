@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from decisions import Decisions
+from processes import children
 from sidecar.doors import mcp_socket
 from sidecar.doors.mcp_stdio import Door
 
@@ -66,8 +67,7 @@ class House:
 
     def servers(self) -> list[int]:
         """Give the process ids of the servers that run."""
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        return [int(pid) for pid in children if b"strange_mcp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return children(os.getpid(), "strange_mcp")
 
 
 @dataclass

@@ -22,6 +22,7 @@ from decisions import Decisions, deny
 from exequatur.registry import definition_sha256
 from exequatur.transport import Code, Refusal
 from exequatur.v1 import decision_pb2 as pb
+from processes import runs
 from sidecar.doors.mcp_stdio import main
 
 STRANGE = Path(__file__).parents[2] / "support" / "strange_mcp.py"
@@ -532,15 +533,8 @@ async def test_nothing_is_left_running_even_of_a_server_that_will_not_end(folder
         assert await wire.close() == 0
     assert time.monotonic() - began < 4  # after which MCP clients kill
     for pid in pids:
-        assert not alive(pid)
+        assert not runs(pid)
     assert decisions.settled == [("d1", FAILED)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
 
 
 async def test_answers_in_flight_arrive_after_the_client_closed_its_end(folder, decisions):
