@@ -6,7 +6,9 @@ Used by end-to-end, fault and bench code. Each process logs to a file in the fol
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -32,10 +34,23 @@ ORIGIN = "example.org/audit"
 
 
 def free_port() -> int:
-    """Find a port that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port that is free, and that nobody is given who asks for any: those begin at 32768."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports go round")
+
+
+def _ports() -> Iterator[int]:
+    """Go round the ports of this test worker, from anywhere: the last run's may still be closing."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = range(20_000 + worker % 8 * 1500, 20_000 + (worker % 8 + 1) * 1500)
+    offset = random.randrange(len(mine))
+    return itertools.cycle([*mine[offset:], *mine[:offset]])
+
+
+_PORTS = _ports()
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 20, what: str = "it", every_s: float = 0.02) -> None:
