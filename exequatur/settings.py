@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         try:
             settings = cls(**merged)
         except ValidationError as error:
-            raise SettingsError(faults + [_fault(cls, item) for item in error.errors()]) from None
+            raise SettingsError(faults + [_fault(cls, item) for item in _mendable(error)]) from None
         if faults:
             raise SettingsError(faults)
         return settings
@@ -183,6 +183,13 @@ def _read_environ(cls: type[Settings], environ: Mapping[str, str], faults: list[
         else:
             values[name] = text
     return values
+
+
+def _mendable(error: ValidationError) -> list[Any]:
+    """Leave out that a list is too short where that is said only since its wrong items were not counted."""
+    items = error.errors()
+    wrong = {item["loc"][:1] for item in items if len(item["loc"]) > 1}
+    return [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
 
 
 def _fault(cls: type[Settings], item: Any) -> str:

@@ -75,8 +75,9 @@ def test_what_is_wrong_is_said(argv, fault):
 @pytest.mark.parametrize("whose", ["", ",mounted=true", ",uid=1000"])
 @pytest.mark.parametrize("door", ["", ",door=grpc"])
 def test_a_socket_at_which_the_agent_itself_speaks_is_never_believed_about_what_became_of_an_action(whose, door):
-    with pytest.raises(SettingsError, match="`grpc` is never `enforced`: the agent itself speaks there"):
+    with pytest.raises(SettingsError, match="`grpc` is never `enforced`: the agent itself speaks there") as refused:
         load(*BASE, "--agents", CODER + whose + door + ",enforced=true")
+    assert len(refused.value.faults) == 1  # and not that there is no agent: one was given
 
 
 def test_a_misspelt_variable_is_refused():
