@@ -2,6 +2,7 @@
 
 The server runs here and not beside the agent, who has no other way to it. Rules:
 - The mount is the identity: who sees the socket is the agent for whom `--socket` speaks. Nobody else may be given it.
+- Its folder is there before us: one that we made where a mount is missing would be seen by no agent.
 - The server is of our own user, and could put another socket in the place of ours: the agent meets it there either way.
   Nothing that the agent runs may lie in a folder that we, and so the server, can write to.
 - A server starts with its client's first byte: who connects and says nothing has learnt that somebody listens.
@@ -43,7 +44,6 @@ async def serve(door: Door, path: Path, stop: asyncio.Event) -> int:
         warn(f"{quoted(door.command[0])} is no program here")
         return GONE
     try:
-        own(path.parent)
         listening = _listen(path)
     except transport.ListenError as error:
         warn(str(error))
@@ -122,6 +122,11 @@ async def _tell(heard: bytes, writer: asyncio.StreamWriter, text: str) -> None:
 
 def _listen(path: Path) -> socket.socket:
     """Open the socket for whoever sees it. Raises `ListenError`, `OSError`."""
+    folder = path.parent
+    if not folder.is_dir():
+        what = f"{quoted(str(folder))} is no folder"
+        raise transport.ListenError(f"{what}: mount one there, which the agent has as well, read-only")
+    own(folder)
     transport.make_way(path)
     listening = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)

@@ -103,6 +103,7 @@ class Wire:
 async def house() -> AsyncIterator[House]:
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
         house = House(Path(name))
+        house.path.parent.mkdir()
         server = await house.decisions.listen(house.folder / "s.sock")
         yield house
         if house.serving is not None:
@@ -223,17 +224,17 @@ async def test_the_socket_is_for_whoever_sees_it(house):
     [
         ("`/nonexistent/server` is no program here", "command"),
         ("must belong to this user and be writable by nobody else", "folder"),
-        ("cannot be used: no such file or directory", "parent"),
+        ("/mcp` is no folder: mount one there, which the agent has as well, read-only", "mount"),
     ],
 )
-async def test_what_cannot_be_served_is_one_clear_line(house, capsys, monkeypatch, said, broken):
+async def test_what_cannot_be_served_is_one_clear_line(house, capsys, said, broken):
     if broken == "folder":
-        house.path.parent.mkdir()
         house.path.parent.chmod(0o777)
-    elif broken == "parent":
-        monkeypatch.setattr(House, "path", house.folder / "a" / "b" / "git.sock")
+    elif broken == "mount":
+        house.path.parent.rmdir()
     await house.serve(*(["/nonexistent/server"] if broken == "command" else ["true"]))
     assert house.serving.result() == 69
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+    assert house.path.parent.exists() == (broken != "mount")
