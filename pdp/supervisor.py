@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from exequatur import daemon
 from exequatur.daemon import Ready, StartError
+from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder, private_keys_hint
 from exequatur.trust.errors import TrustError
 from exequatur.trust.key_policy import FILE as KEY_POLICY
@@ -130,18 +131,19 @@ class Supervisor:
         self._ready.release(FIRST)
 
     async def _keep(self) -> None:
-        """Let go of what nobody needs any more, and write how things stand."""
+        """Write how things stand, and let go of what nobody needs any more."""
         said = ""
         while True:
             try:
+                self._file.write(self.status())
                 used = self._crew.used.union(*(watch.used for watch in self._watches.values()))
                 await self._shared.placing.clear(used)
-                self._file.write(self.status())
                 said = ""
             except OSError as error:
-                if str(error) != said:
-                    log.error("the state folder cannot be kept in order: %s", error)  # noqa: TRY400
-                said = str(error)
+                text = f"`{error.filename or self._settings.state}` cannot be cleared away: {reason(error)}"
+                if text != said:
+                    log.error(text)  # noqa: TRY400  the sentence says it all
+                said = text
             await asyncio.sleep(KEEP_S)
 
     async def _refresh(self, tenant: str) -> Mapping[str, Any]:

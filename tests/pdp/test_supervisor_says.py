@@ -19,6 +19,7 @@ from pdp.bundle.source import Look
 from pdp.control.store import StoreError
 from pdp.settings import Feed
 from pdp.slot import Slot
+from pdp.status import read
 
 OWNER = {"ops": {"owner": "ops@example.org"}, "ann": {"owner": "ann@example.org"}}
 
@@ -150,6 +151,20 @@ async def test_a_full_disk_is_said_with_its_folder_until_there_is_room(house, mo
             assert house.status()["faults"] == [stuck]
         await until(served(house, 2, 2))
         await until(lambda: house.status()["faults"] == [])
+
+
+async def test_what_cannot_be_cleared_away_is_said_once_with_its_path_and_keeps_no_status_back(house, caplog):
+    house.publish(1)
+    async with house.open():
+        await until(served(house, 1, 1))
+        stuck = house.state / "serving" / "old.module"
+        stuck.mkdir()
+        said = f"`{stuck}` cannot be cleared away: is a directory"
+        await until(lambda: said in caplog.messages)
+        house.publish(2)
+        await until(served(house, 2, 2))
+        await until(lambda: read(house.state)["tenants"][0]["serving"]["sequence"] == 2)
+    assert caplog.messages.count(said) == 1
 
 
 async def test_a_store_that_can_be_read_again_is_a_fault_no_longer(house, monkeypatch):
