@@ -89,12 +89,13 @@ class Metrics:
         self.calls.labels(code.name.lower()).inc()
 
     def decided(self, decision: Decision, *, repeated: bool) -> None:
-        """Count one decision."""
+        """Count one decision, or that it was given again."""
+        if repeated:
+            self.repeats.inc()
+            return
         kind = decision.reasons[0].kind.name.lower() if decision.reasons else "none"
         self.decisions.labels(decision.effect.name.lower(), kind).inc()
         self.judging.observe(decision.latency_us / 1e6)
-        if repeated:
-            self.repeats.inc()
         if decision.errors:
             self.engine_errors.inc()
 

@@ -156,9 +156,10 @@ class Conveyor:
         self._waiting += 1
         try:
             job = self._enqueue(request, arrived, None if seconds_left is None else arrived + seconds_left)
-            result, number = await job.answer
-            if self._acknowledged is not None and not isinstance(request, Show):  # which changes nothing
-                result = await self._taken(self._acknowledged(number), job, result)
+            if self._acknowledged is None or isinstance(request, Show):  # which changes nothing
+                result = (await job.answer)[0]
+            else:
+                result = await self._taken(job, self._acknowledged)
         finally:
             self._waiting -= 1
         self._metrics.latency.observe(time.monotonic() - arrived)
@@ -171,22 +172,25 @@ class Conveyor:
         self._queue.put(job)
         return job
 
-    async def _taken(self, taken: Awaitable[None], job: _Job, result: Result | ControlError) -> Result | ControlError:
-        """Give `result` once the ledger has its record; when that takes too long, take it back, and deny."""
-        patience_s = PATIENCE_S
-        if job.deadline is not None:
-            left_s = job.deadline - job.arrived
-            patience_s = min(PATIENCE_S, job.deadline - time.monotonic() - min(ANSWER_S, left_s / 4))
+    async def _taken(self, job: _Job, acknowledged: Acknowledged) -> Result | ControlError:
+        """Give a result once the ledger has its record; when that takes too long, take it back, and deny."""
         try:
-            await asyncio.wait_for(taken, max(patience_s, 0.0))
+            result, number = await job.answer
+            patience_s = PATIENCE_S
+            if job.deadline is not None:
+                left_s = job.deadline - job.arrived
+                patience_s = min(PATIENCE_S, job.deadline - time.monotonic() - min(ANSWER_S, left_s / 4))
+            await asyncio.wait_for(acknowledged(number), max(patience_s, 0.0))
         except TimeoutError:
-            withdrawal = self._withdraw(job.request, result)
+            withdrawal = self._withdraw(job.request, job.answer.result()[0])
             if isinstance(withdrawal, _Job):
                 return (await withdrawal.answer)[0]
             return withdrawal
         except asyncio.CancelledError:  # the caller has gone, and was told nothing
-            self._withdraw(job.request, result)
+            if not job.answer.cancelled():
+                self._withdraw(job.request, job.answer.result()[0])
             raise
+        self._count(result)
         return result
 
     def _withdraw(self, request: Request, result: Result | ControlError) -> _Job | Result | ControlError:
@@ -195,6 +199,7 @@ class Conveyor:
             return result
         if isinstance(request, Ask) and isinstance(result, tuple):
             if all(answer.decision.effect is Effect.DENY for answer in result):
+                self._count(result)
                 return result
         elif not (isinstance(request, Open) and isinstance(result, Session)):
             return UnavailableError(NOT_TAKEN)
@@ -214,7 +219,7 @@ class Conveyor:
                 if jobs:
                     self._metrics.batch.observe(len(jobs))
                     served = self._serve(jobs) if known else self._deny([job.request for job in jobs], NOT_RECORDED)
-                    self._tell(_answer, jobs, served, self._last_number)
+                    self._tell(self._answer, jobs, served, self._last_number)
                 else:
                     self._try_in_the_shadow()
                 if time.monotonic() - self._swept >= SWEEP_S:
@@ -271,7 +276,6 @@ class Conveyor:
         if not self._record(done.records):
             self._undo(done)
             return self._deny(requests, NOT_RECORDED)
-        self._count(done.results)
         self._tried(done.trying)
         return done.results
 
@@ -337,14 +341,22 @@ class Conveyor:
         """Say no to all of `requests`, on record where the spool still takes it."""
         results, records = deny_all(requests, text, self._recorded, self._now())
         self._record(records)
-        self._count(results)
         return results
 
-    def _count(self, results: Sequence[Result | ControlError]) -> None:
-        for result in results:
-            if isinstance(result, tuple):
-                for answer in result:
-                    self._metrics.decided(answer.decision, repeated=answer.repeated)
+    def _answer(self, jobs: Sequence[_Job], results: Sequence[Result | ControlError], number: int) -> None:
+        """Give each job its result, on the event loop; what waits for the ledger is counted when it is final."""
+        for job, result in zip(jobs, results, strict=True):
+            waits = self._acknowledged is not None and isinstance(job.request, Ask)
+            if not waits or job.answer.done():
+                self._count(result)
+            if not job.answer.done():
+                job.answer.set_result((result, number))
+
+    def _count(self, result: Result | ControlError) -> None:
+        """Count decisions, each once: as they are given, or stand on record for a caller who has gone."""
+        if isinstance(result, tuple):
+            for answer in result:
+                self._metrics.decided(answer.decision, repeated=answer.repeated)
 
     def _tried(self, trying: Trying) -> None:
         """Take over what a round tried, now that it counts; a trial that was halted in it ends everywhere."""
@@ -400,9 +412,3 @@ class Conveyor:
         """Run `what` on the event loop."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(what, *arguments)
-
-
-def _answer(jobs: Sequence[_Job], results: Sequence[Result | ControlError], number: int) -> None:
-    for job, result in zip(jobs, results, strict=True):
-        if not job.answer.done():
-            job.answer.set_result((result, number))

@@ -68,17 +68,18 @@ class Metrics:
         """Count an alarm."""
         self._alarms.inc()
 
+    def answered(self, outcome: Mapping[str, Json]) -> None:
+        """Count an action by the record of what was answered."""
+        self._actions.labels(str(outcome["door"]), str(outcome["effect"]), str(outcome["why"])).inc()
+
     def counting(self, record: Record) -> Record:
-        """Count each outcome that `record` made durable, and each record that it could not."""
+        """Count each record that `record` could not make durable."""
 
         async def counted(fields: Mapping[str, Json]) -> int:
             try:
-                number = await record(fields)
+                return await record(fields)
             except SpoolError:
                 self._spool_errors.inc()
                 raise
-            if fields.get("kind") == "outcome":
-                self._actions.labels(str(fields["door"]), str(fields["effect"]), str(fields["why"])).inc()
-            return number
 
         return counted

@@ -126,7 +126,9 @@ def _put(target: Path) -> None:
 
 def _open(agent: AgentSocket, pdp: PdpClient, recorder: Recorder, metrics: Metrics) -> transport.Server:
     bound = Bound(agent.tenant, agent.agent, agent.instance, agent.door, agent.enforced)
-    door = GrpcDoor(bound, pdp, recorder.record, lambda: dt.datetime.now(dt.UTC), recorder.waiting)
+    door = GrpcDoor(
+        bound, pdp, recorder.record, lambda: dt.datetime.now(dt.UTC), recorder.waiting, answered=metrics.answered
+    )
     server = transport.Server(door.handlers, SERVICES, refused=metrics.refuse)
     try:
         name = f"agent:{agent.agent}/{agent.instance}"

@@ -110,12 +110,18 @@ class GrpcDoor:
         record: Record,
         now: Callable[[], dt.datetime],
         waiting: Waiting | None = None,
+        *,
+        answered: Callable[[Mapping[str, Json]], None] = lambda _: None,
     ) -> None:
-        """Speak for `bound` at `decision_point`; with `waiting`, answers wait for the ledger."""
+        """Speak for `bound` at `decision_point`; with `waiting`, answers wait for the ledger.
+
+        `answered` hears the outcome of each action, once, when it is final.
+        """
         self._bound = bound
         self._pdp = decision_point
         self._now = now
         self._recorder = Recorder(record, waiting)
+        self._answered = answered
         self._given: dict[str, int] = {}  # decision id to what was reserved, in micro-USD, oldest first
         self._concluding: set[asyncio.Task[object]] = set()
 
@@ -305,6 +311,7 @@ class GrpcDoor:
             text = "what happens to this action could not be recorded"
             response = _denial(pb.REASON_KIND_ERROR, text, verdict.response)
         else:
+            self._answered(verdict.record)
             if verdict.go:
                 self._given[response.decision_id] = response.reserved_microusd
                 if len(self._given) > OUTSTANDING:
@@ -315,13 +322,15 @@ class GrpcDoor:
 
     async def _deny_after_all(self, verdict: Verdict) -> pb.AuthorizeResponse:
         """Answer what the ledger does not know of in time: a denial stays one, and what was allowed becomes one."""
-        response, settle = verdict.response, verdict.settle
+        response, settle, record = verdict.response, verdict.settle, verdict.record
         if verdict.go:
             settle = Settle(response.decision_id, Outcome.NOT_EXECUTED)
+            record = {**record, **self._header(), "go": False, "why": UNACKNOWLEDGED}
             try:
-                await self._recorder.record({**verdict.record, **self._header(), "go": False, "why": UNACKNOWLEDGED})
+                await self._recorder.record(record)
             except SpoolError as error:
                 log.error("a denial cannot be recorded: %s", error)  # noqa: TRY400  the sentence says it all
+        self._answered(record)
         if settle is not None:
             self._begin(self._give_back(settle))  # the caller's time is up
         if response.effect == pb.EFFECT_DENY:

@@ -55,6 +55,16 @@ def fate(parts, decision):
         return view.reservations([decision])[decision].fate
 
 
+def counted(parts) -> dict[str, int]:
+    """Give how many decisions were counted, by effect."""
+    (family,) = (each for each in parts.metrics.registry.collect() if each.name == "exequatur_decisions")
+    counts: dict[str, int] = {}
+    for sample in family.samples:
+        if sample.name.endswith("_total") and sample.value:
+            counts[sample.labels["effect"]] = counts.get(sample.labels["effect"], 0) + int(sample.value)
+    return counts
+
+
 async def recorded(parts, number):
     async with asyncio.timeout(5):
         await parts.spool.wait_for(number)
@@ -104,10 +114,12 @@ async def test_what_the_ledger_does_not_take_in_time_is_denied_and_given_back_an
         assert (stored.reserved_microusd, stored.spent_microusd) == (0, 0)
         assert (stored.steps, stored.labels) == (1, {"left_house"}), "steps and labels are never given back"
         ledger.take(10**9)
+        assert counted(parts) == {"deny": 1}, "what was withdrawn was never an answer"
         (again,) = await parts.ask(keyed)  # the answer that nobody got is not repeated
         assert (again.decision.effect, again.repeated) == (ALLOW, False)
         assert again.decision.id != allowed["decision_id"]
         assert fate(parts, allowed["decision_id"]) is Fate.RELEASED
+        assert counted(parts) == {"allow": 1, "deny": 1}
 
 
 async def test_the_ledger_is_waited_for_no_longer_than_our_patience(tmp_path, monkeypatch):
@@ -127,6 +139,7 @@ async def test_a_denial_stays_the_denial_that_it_was(tmp_path):
         (answer,) = await parts.ask(PUSH, left=SHORT)
         assert answer.decision.reasons[0].text == "not here"
         assert len(parts.records("decision")) == 1
+        assert counted(parts) == {"deny": 1}
 
 
 async def test_a_repeat_waits_for_a_record_of_its_own_and_gives_nothing_back(tmp_path):
@@ -145,6 +158,8 @@ async def test_a_repeat_waits_for_a_record_of_its_own_and_gives_nothing_back(tmp
         ledger.take(before + 1)
         (repeat,) = await asking
         assert (repeat.decision, repeat.repeated) == (first.decision, True)
+        assert counted(parts) == {"allow": 1, "deny": 1}
+        assert parts.metrics.registry.get_sample_value("exequatur_repeated_answers_total") == 1
 
 
 async def test_a_session_that_the_ledger_does_not_know_is_not_open(tmp_path):
@@ -188,6 +203,18 @@ async def test_what_a_caller_asked_who_has_gone_is_given_back(tmp_path):
         await recorded(parts, before + 3)
         assert parts.stored(session.id).reserved_microusd == 0
         assert parts.records("settlement")[0]["outcome"] == Report.NOT_EXECUTED.value
+        ledger.take(10**9)
+        await parts.ask(PUSH)  # in a round after the one that took it back
+        assert counted(parts) == {"allow": 1, "deny": 1}
+
+
+async def test_an_item_of_a_batch_that_was_denied_anyway_is_counted_once_when_the_others_are_taken_back(tmp_path):
+    async with waiting(tmp_path) as (parts, ledger):
+        await parts.open()
+        ledger.away(parts)
+        answers = await parts.ask(PUSH, action("git/unknown"), left=SHORT)
+        assert [answer.decision.effect for answer in answers] == [DENY, DENY]
+        assert counted(parts) == {"deny": 2}
 
 
 async def test_looking_at_a_session_waits_for_nothing(tmp_path):

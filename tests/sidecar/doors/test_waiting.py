@@ -11,6 +11,7 @@ from decisions import Decisions, deny
 from exequatur.transport import Code, Peer, Refusal
 from exequatur.v1 import decision_pb2 as pb
 from sidecar.doors.grpc import Bound, GrpcDoor
+from sidecar.metrics import Metrics
 from sidecar.recording import NOT_TAKEN, Waiting
 
 BOUND = Bound("default", "coder", "c1", "mcp_stdio", enforced=True)
@@ -26,6 +27,7 @@ class Point(Decisions):
     def __init__(self) -> None:
         super().__init__()
         self.records, self.taken, self.more, self.recorded = [], 10**9, asyncio.Event(), asyncio.Event()
+        self.metrics = Metrics()
 
     async def authorize(self, request, left_s):
         return await self.judge(request)
@@ -51,7 +53,14 @@ class Point(Decisions):
         self.more.set()
 
     def door(self, at_most_s: float = 5) -> GrpcDoor:
-        return GrpcDoor(BOUND, self, self.record, lambda: NOW, Waiting(self.acknowledged, at_most_s))
+        waiting = Waiting(self.acknowledged, at_most_s)
+        return GrpcDoor(BOUND, self, self.record, lambda: NOW, waiting, answered=self.metrics.answered)
+
+    def counted(self) -> dict[tuple[str, str], int]:
+        """Give how many actions were counted, by what was decided and why it was refused."""
+        (family,) = (each for each in self.metrics.collected().collect() if each.name == "exequatur_sidecar_actions")
+        samples = [sample for sample in family.samples if sample.name.endswith("_total") and sample.value]
+        return {(sample.labels["effect"], sample.labels["why"]): int(sample.value) for sample in samples}
 
 
 @pytest.fixture
@@ -74,6 +83,7 @@ async def test_a_go_ahead_leaves_once_the_ledger_has_its_outcome(point):
         assert read(await asking).effect == pb.EFFECT_ALLOW
     assert [record["go"] for record in point.records] == [True]
     assert not point.settlements
+    assert point.counted() == {("allow", ""): 1}
 
 
 @pytest.mark.parametrize(("at_most_s", "left_s"), [(SHORT, None), (SHORT, 60.0), (60, SHORT)])
@@ -88,6 +98,7 @@ async def test_what_the_ledger_does_not_take_in_time_is_denied_and_given_back(po
     first, second = point.records
     assert (first["go"], second["go"], second["why"]) == (True, False, "unacknowledged")
     assert first["decision_id"] == second["decision_id"] == response.decision_id
+    assert point.counted() == {("allow", "unacknowledged"): 1}
     (settled,) = point.settlements
     assert (settled.decision_id, settled.outcome) == (response.decision_id, pb.OUTCOME_NOT_EXECUTED)
     point.take(10**9)
@@ -108,6 +119,7 @@ async def test_a_denial_stays_the_denial_that_it_was(point):
     response = read(await point.door(SHORT).authorize(ASKED, AGENT, None))
     assert (response.effect, response.reasons[0].text) == (pb.EFFECT_DENY, "not here")
     assert len(point.records) == 1
+    assert point.counted() == {("deny", "denied"): 1}
 
 
 async def test_a_broken_message_is_refused_either_way(point):
