@@ -6,11 +6,12 @@ stand in for a module of ours.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
 from typing import Final
+
+from exequatur.importing import imported
 
 DAEMONS: Final[Mapping[tuple[str, ...], tuple[str, str]]] = {
     ("pdp", "serve"): ("pdp.server", "serve"),
@@ -42,9 +43,7 @@ def main() -> None:
     target = DAEMONS.get(tuple(sys.argv[1:3]))
     if target is None:
         try:
-            from exequatur.cli.app import command  # noqa: PLC0415
-
-            command(*sys.argv[1:2])()
+            imported("exequatur.cli.app").command(*sys.argv[1:2])()
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
         except OSError as error:
@@ -57,7 +56,8 @@ def main() -> None:
     if module == "pdp.server":
         # It serves gRPC and starts workers: gRPC, as it is imported, must learn that no fork of ours goes on in Python.
         os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    sys.exit(getattr(importlib.import_module(module), function)(sys.argv[3:]))
+    run = getattr(imported(module), function)
+    sys.exit(run(sys.argv[3:]))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NoReturn, Self, get_origin
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class SettingsError(Exception):
@@ -27,7 +26,7 @@ class SettingsError(Exception):
         super().__init__("\n".join(faults))
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Base of each daemon's settings; a subclass names its `env_prefix` and `program` and lists typed fields.
 
     A field's description is its `--help` text. Durations are named `_s` or `_ms`, sizes `_bytes`.
@@ -38,7 +37,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @classmethod
     def load(cls, argv: Sequence[str], environ: Mapping[str, str], *, verb: str = "") -> Self:
@@ -59,19 +58,6 @@ class Settings(BaseSettings):
         if faults:
             raise SettingsError(faults)
         return settings
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `load` merged and nothing else: no hidden second reading of the environment."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
 
 
 def spelled_out(value: object, how: str) -> object:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Final
 
 import typer
+
+from exequatur.importing import imported
 
 _GROUPS: Final = {
     "bundle": "Build, compare, endorse, sign, verify and ship policy bundles.",
@@ -50,7 +51,7 @@ def command(called: str = "") -> typer.Typer:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"exequatur.cli.{name}")
+    return imported(f"exequatur.cli.{name}")
 
 
 def _daemon(verb: str = typer.Argument(help="what to do; `--help` after it lists its settings")) -> None:

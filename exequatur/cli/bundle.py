@@ -6,7 +6,6 @@ imported when a verb runs.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -15,6 +14,7 @@ import typer
 
 from exequatur.cli import reach
 from exequatur.cli.console import Exit, fail
+from exequatur.importing import imported
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -234,6 +234,6 @@ def status(
 def work(name: str = "bundling") -> ModuleType:
     """Import the verbs' work, which needs the engines."""
     try:
-        return importlib.import_module(f"exequatur.cli.{name}")
+        return imported(f"exequatur.cli.{name}")
     except ModuleNotFoundError as error:
         fail(f"this verb needs `{error.name}`: pip install 'exequatur[pdp]'", Exit.CONFIG)
