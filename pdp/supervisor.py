@@ -126,7 +126,7 @@ class Supervisor:
         """Be ready once every tenant was looked at, and one is served; with one tenant, once that is served."""
         watches = self._watches.values()
         if len(watches) > 1:
-            await asyncio.gather(*(watch.looked.wait() for watch in watches))
+            await asyncio.gather(*(watch.policy.looked.wait() for watch in watches))
         await self._shared.served.wait()
         self._ready.release(FIRST)
 
@@ -156,7 +156,7 @@ class Supervisor:
 
     def _distrusted(self, reason: str) -> None:
         for watch in self._watches.values():
-            watch.distrust(reason)
+            watch.policy.distrust(reason)
 
     def _halted(self, tenant: str, digest: str, reason: str) -> None:
         if tenant in self._watches:

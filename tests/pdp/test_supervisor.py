@@ -13,7 +13,7 @@ import crews
 from crews import House, served, until
 from exequatur.daemon import StartError
 from exequatur.trust.bundle import Floor
-from pdp import slot, watch
+from pdp import in_force, slot, watch
 from pdp.bundle.loader import BundleRejected, NotProved
 from pdp.control.opening import open_store
 from pdp.orders import Orders
@@ -176,7 +176,7 @@ async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(h
         house.publish(2)
         await begun.wait()
         house.trust("ops", "ann", keys=OWNER, revoked=["ops"])
-        await until(lambda: house.supervisor._watches["default"]._trusted().keys.revoked)
+        await until(lambda: house.supervisor._watches["default"].policy.trusted.keys.revoked)
         go.set()
         await until(lambda: "the keys changed" in (house.status().get("refused") or {}).get("reason", ""))
         await until(lambda: "`ops` is revoked" in "".join(house.status()["faults"]))
@@ -201,7 +201,7 @@ async def test_a_revocation_that_could_not_be_judged_is_judged_again(house, monk
     """The folder says once that it has changed: a machine out of memory then must not keep what was revoked."""
     house.trust("ops", "ann", keys=OWNER)
     house.publish(1)
-    verify, failed = watch.open_bundle, []
+    verify, failed = in_force.open_bundle, []
 
     def fail_once(*given, **options):
         if not failed:
@@ -211,7 +211,7 @@ async def test_a_revocation_that_could_not_be_judged_is_judged_again(house, monk
 
     async with house.open():
         await until(served(house, 1, 1))
-        monkeypatch.setattr(watch, "open_bundle", fail_once)
+        monkeypatch.setattr(in_force, "open_bundle", fail_once)
         house.trust("ops", "ann", keys=OWNER, revoked=["ops"])
         await until(lambda: all("`ops` is revoked" in worker.standing().withdrawn for worker in house.workers))
         assert failed
@@ -234,7 +234,7 @@ async def test_a_keys_end_that_is_moved_while_workers_commit_is_no_less_its_end(
         await until(lambda: held)
         end = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
         house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
-        await until(lambda: house.supervisor._watches["default"]._renewed)
+        await until(lambda: house.supervisor._watches["default"].policy.renewed)
         held[0]()
         await until(served(house, 2, 2))
         await until(lambda: [worker.standing().snapshot.expires_at for worker in house.workers] == [end, end])
@@ -245,7 +245,7 @@ async def test_a_keys_end_comes_also_while_the_workers_cannot_be_told_of_it(hous
     house.publish(1)
     async with house.open():
         await until(served(house, 1, 1))
-        monkeypatch.setattr(watch.Watch, "_fault", "the folder is broken by now")
+        monkeypatch.setattr(in_force.InForce, "fault", "the folder is broken by now")
         end = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
         house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
         await until(lambda: all("was good until" in worker.standing().withdrawn for worker in house.workers))
@@ -265,8 +265,8 @@ async def test_a_clock_that_was_ahead_makes_no_policy_fresh(house, monkeypatch):
         await until(served(house, 1, 1))
         with monkeypatch.context() as patch:
             patch.setattr(watch, "datetime", Clock)
-            look = house.supervisor._watches["default"]
-            await until(lambda: look._confirmed > datetime.now(UTC) + ahead / 2)
+            policy = house.supervisor._watches["default"].policy
+            await until(lambda: policy.confirmed > datetime.now(UTC) + ahead / 2)
             (house.folder / "bundles" / "1.tar.gz").rename(house.folder / "away.tar.gz")
             await until(lambda: house.status()["faults"])
         await until(lambda: house.status()["state"] == "stale")
@@ -292,7 +292,9 @@ async def test_a_proof_from_before_the_keys_changed_does_not_say_until_when_it_c
         await begun.wait()
         end = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
         house.trust("ops", keys={"ops": {"owner": "ops", "not_after": f"{end:%Y-%m-%dT%H:%M:%SZ}"}})
-        await until(lambda: house.supervisor._watches["default"]._trusted().keys.policy.terms["ops"].not_after == end)
+        await until(
+            lambda: house.supervisor._watches["default"].policy.trusted.keys.policy.terms["ops"].not_after == end
+        )
         go.set()
         await until(served(house, 2, 2))
         await until(lambda: house.status()["serving"]["sequence"] == 2)
