@@ -16,9 +16,9 @@ from typing import Final, Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from exequatur.refusals import Code
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
-from exequatur.transport import Code
 
 Values: TypeAlias = tuple[str, ...] | str
 """Every value that a label may have; or, in words, where its values come from."""

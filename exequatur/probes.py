@@ -11,12 +11,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-import grpc.aio
-from grpc_health.v1 import health as library
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from exequatur.daemon import UNREACHABLE, Ready, StartError
-from exequatur.transport import ListenError, hold_port
+from exequatur.sockets import ListenError, hold_port
 
 LIVE: Final = "live"
 READY: Final = ("ready", "")
@@ -38,6 +34,10 @@ async def health(address: str | None, ready: Ready) -> AsyncIterator[int]:
     if address is None:
         yield 0
         return
+    import grpc.aio  # noqa: PLC0415 - gRPC takes long to import, and not every daemon serves it
+    from grpc_health.v1 import health as library  # noqa: PLC0415
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
     server = grpc.aio.server(options=OPTIONS)
     servicer = library.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -13,27 +13,20 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
-import grpc
 from cryptography import x509
 
-from exequatur.transport import ListenError, TlsFiles, spiffe_ids
+from exequatur.identity import TlsFiles, spiffe_ids
+from exequatur.sockets import ListenError
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 """How often the files are looked at, in seconds; a change is taken at the second look that sees it."""
-
-PAUSES: Final = 10
-PAUSE_S: Final = 0.02
-"""How long handshakes wait, once, before another certificate is shown: gRPC frees what it showed before, and a
-handshake that was just begun may not have taken hold of it yet. Many short pauses, so that each of its threads has run
-in between however little of the processor we get."""
 
 _Stamp: TypeAlias = tuple[tuple[object, ...], ...]
 
@@ -77,31 +70,6 @@ class Renewal:
     def ends(self) -> datetime:
         """Say when our certificate ends."""
         return self.now.ends
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Give credentials for a channel that is opened now."""
-        now = self.now
-        return grpc.ssl_channel_credentials(now.roots, now.key, now.chain)
-
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """Give credentials for one listener, whose handshakes go on with what holds then; callers have to prove who."""
-        shown = self.now
-
-        def newer() -> grpc.ServerCertificateConfiguration | None:
-            # Asked before each handshake, on a thread of gRPC's, one at a time: the others wait for the answer.
-            nonlocal shown
-            if (now := self.now) is shown:
-                return None
-            for _ in range(PAUSES):
-                time.sleep(PAUSE_S)
-            shown = now
-            return _configuration(now)
-
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(shown),
-            newer,  # type: ignore[arg-type]  # None is for no change, says the library's documentation
-            require_client_authentication=True,
-        )
 
     def look(self) -> bool:
         """Take what the files hold now, if it is other and can be used; says whether."""
@@ -177,10 +145,6 @@ async def kept_fresh(watched: Renewal | None) -> AsyncIterator[None]:
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
-
-
-def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)], shown.roots)
 
 
 def _stamp(files: TlsFiles) -> _Stamp:

@@ -9,40 +9,35 @@ stays in our log. No TLS files, no port: plain text is for loopback alone, and h
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import secrets
-import socket
-import ssl
-import stat
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
-from cryptography import x509
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-if TYPE_CHECKING:
-    from exequatur.renewal import Renewal
+from exequatur.identity import UNSAFE_PLAINTEXT, TlsFiles
+from exequatur.refusals import Code, Refusal
+from exequatur.renewal import Renewal, Shown
+from exequatur.sockets import MOUNTED, ListenError, is_loopback, make_way, own_folder
 
 log = logging.getLogger(__name__)
-
-UNSAFE_PLAINTEXT: Final = "unsafe:plaintext"
-"""The identity of every caller on a plain-text port: nobody in particular."""
 
 MESSAGE_BYTES: Final = 4 * 2**20
 """The largest message either way, in bytes: gRPC's own default, and 16 times our largest action."""
 
-MOUNTED: Final = 0o666
-"""The mode of a socket that whoever sees may use."""
+PAUSES: Final = 10
+PAUSE_S: Final = 0.02
+"""How long handshakes wait, once, before another certificate is shown: gRPC frees what it showed before, and a
+handshake that was just begun may not have taken hold of it yet. Many short pauses, so that each of its threads has run
+in between however little of the processor we get."""
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -59,106 +54,16 @@ OPTIONS: Final = (
 )
 
 
-class Code(Enum):
-    """The gRPC statuses that we send."""
-
-    INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
-    DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
-    NOT_FOUND = grpc.StatusCode.NOT_FOUND
-    ALREADY_EXISTS = grpc.StatusCode.ALREADY_EXISTS
-    PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-    RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
-    FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
-    INTERNAL = grpc.StatusCode.INTERNAL
-    UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-    UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
-
-
-class Refusal(Exception):  # noqa: N818
-    """A call that is not served: a status for the caller's program, one sentence for its person."""
-
-    def __init__(self, code: Code, text: str) -> None:
-        """Keep the status and the sentence; the sentence is sent, so it holds no secret."""
-        super().__init__(text)
-        self.code = code
-
-
 class Peer(NamedTuple):
     """Who calls, as the channel proved it: a SPIFFE ID, a socket's identity, or `unsafe:plaintext`."""
 
     identity: str
 
 
+_STATUSES: Final = {code: grpc.StatusCode[code.name] for code in Code}
+
 Handler = Callable[[bytes, Peer, float | None], Awaitable[bytes]]
 """From message bytes, peer and seconds left (None: no deadline) to message bytes. May raise `Refusal`."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """Paths of PEM files: our certificate chain, its key, and the roots that sign our callers."""
-
-    certificate: Path
-    key: Path
-    roots: Path
-
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """Read chain, key and roots; raises `ListenError` naming the file that cannot be used."""
-        contents = []
-        for path in (self.certificate, self.key, self.roots):
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise ListenError(f"`{path}` cannot be read: {(error.strerror or '').lower()}") from None
-            if b"-----BEGIN" not in content:
-                raise ListenError(f"`{path}` holds no PEM")
-            contents.append(content)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:  # gRPC would say no more than that it has no credentials
-            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
-        except (OSError, ValueError):
-            raise ListenError(f"`{self.certificate}` and `{self.key}` are no certificate and its key") from None
-        try:
-            context.load_verify_locations(self.roots)
-        except (OSError, ValueError):
-            raise ListenError(f"`{self.roots}` holds no certificates") from None
-        return contents[0], contents[1], contents[2]
-
-
-def expires_at(certificate: Path | None) -> datetime | None:
-    """Say when the certificate in a PEM file ends; None without a file, or where it is none."""
-    if certificate is None:
-        return None
-    try:
-        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError):
-        return None
-
-
-def own_identity(files: TlsFiles | None) -> str:
-    """Name ourselves as those we call will: by the SPIFFE ID in our certificate. Raises `ListenError`."""
-    if files is None:
-        return UNSAFE_PLAINTEXT
-    try:
-        ids = spiffe_ids(x509.load_pem_x509_certificate(files.read()[0]))
-    except ValueError:
-        ids = ()
-    if len(ids) != 1:
-        raise ListenError(f"`{files.certificate}` must be a PEM certificate with exactly one SPIFFE ID as URI SAN")
-    return ids[0]
-
-
-def spiffe_ids(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Give the SPIFFE IDs that a certificate names its owner by; a good one has one."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
-        return ()
-    return tuple(uri for uri in uris if uri.startswith("spiffe://"))
-
-
-class ListenError(Exception):
-    """Why a port or a socket cannot be opened: one sentence."""
 
 
 class Server:
@@ -199,7 +104,7 @@ class Server:
             chain, key, roots = tls.read()
             credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=True)
         else:
-            credentials = tls.server_credentials()
+            credentials = _renewed(tls)
         return self._open(address, lambda: self._server.add_secure_port(address, credentials))
 
     def listen_unix(self, path: Path, identity: str, *, owner_uid: int | None = None, mounted: bool = False) -> None:
@@ -290,85 +195,32 @@ def _guard(
             log.exception("incident %s in %s", incident, path)
             code, text = Code.INTERNAL, f"an internal error, incident {incident}: see our log"
         refused(code)
-        await context.abort(code.value, text)
+        await context.abort(_STATUSES[code], text)
         raise RuntimeError("unreachable: abort raises")
 
     return call
 
 
-def is_loopback(address: str) -> bool:
-    """Whether `HOST:PORT` names this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _renewed(renewal: Renewal) -> grpc.ServerCredentials:
+    """Give credentials for one listener, whose handshakes go on with what holds then; callers have to prove who."""
+    shown = renewal.now
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        # Asked before each handshake, on a thread of gRPC's, one at a time: the others wait for the answer.
+        nonlocal shown
+        if (now := renewal.now) is shown:
+            return None
+        for _ in range(PAUSES):
+            time.sleep(PAUSE_S)
+        shown = now
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        newer,  # type: ignore[arg-type]  # None is for no change, says the library's documentation
+        require_client_authentication=True,
+    )
 
 
-def hold_port(address: str) -> tuple[socket.socket, str]:
-    """Make sure that `HOST:PORT` is free, and keep it for our own workers (Linux, `SO_REUSEPORT`).
-
-    First bound without the option, so that a taken port is an error; then with it, without listening: a socket that
-    does not listen is given no connection. Returns the socket to keep, and the address with its real port.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        with unbound(host) as probe:
-            # Connections of our last life that linger do not count; who listens or holds the port still does.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.strip("[]"), int(port)))
-            real = probe.getsockname()[1]
-        held = unbound(host)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host.strip("[]"), real))
-    except (OSError, ValueError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ListenError(f"cannot listen on `{address}`: {reason}") from None
-    return held, f"{host}:{real}"
-
-
-def unbound(host: str) -> socket.socket:
-    """Make a socket for `host`, which may be in brackets; `::` is every address, those of IPv4 too."""
-    if ":" not in host:
-        return socket.socket(socket.AF_INET)
-    made = socket.socket(socket.AF_INET6)
-    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return made
-
-
-def own_folder(folder: Path, *, make: bool) -> None:
-    """See that `folder` is ours and writable by nobody else, or anybody could put another socket in its place.
-
-    With `make` we make it, for all to pass and nobody to list: what is mounted is everybody's. Raises `ListenError`.
-    """
-    if make:
-        folder.mkdir(mode=0o711, exist_ok=True)
-        if folder.is_symlink():
-            raise ListenError(f"`{folder}` must be a folder, and is a link: remove it")
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ListenError(f"`{folder}` must belong to this user and be writable by nobody else")
-    if make:
-        folder.chmod(0o711)  # whatever our umask is
-
-
-def make_way(path: Path) -> None:
-    """Take away a socket at `path` that nobody listens on. Raises `ListenError` where one does, or none can be."""
-    if len(os.fsencode(path)) > 100:  # noqa: PLR2004  sockaddr_un holds 108 bytes
-        raise ListenError(f"`{path}` is too long for a socket: at most 100 bytes")
-    if _answers(path):
-        raise ListenError(f"`{path}` is taken by a running process")
-    path.unlink(missing_ok=True)
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens on the socket at `path`."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+def _configuration(shown: Shown) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)], shown.roots)

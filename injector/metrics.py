@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry
 
+from exequatur.identity import expires_at
 from exequatur.metrics import Families
-from exequatur.transport import expires_at
 
 WEBHOOKS: Final = ("mutate", "validate")
 RESULTS: Final = ("allowed", "refused", "failed")

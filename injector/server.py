@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from exequatur import daemon, probes
+from exequatur import daemon, probes, web
 from injector.catalogue import Catalogue, CatalogueError, read_catalogue
 from injector.certificate import Certificate, CertificateError
 from injector.metrics import Metrics
@@ -63,14 +63,12 @@ async def _main(settings: InjectorSettings, stop: asyncio.Event) -> None:
         raise daemon.StartError(str(error)) from None
     metrics.shows(settings.tls_certificate)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(daemon.http(settings.http, ready, lambda: metrics.registry))
+        await stack.enter_async_context(web.pages(settings.http, ready, lambda: metrics.registry))
         await stack.enter_async_context(probes.health(settings.health, ready))
         fresh = asyncio.create_task(certificate.keep_fresh())
         judges = stack.enter_context(ThreadPoolExecutor(_JUDGES, thread_name_prefix="judge"))
         app = application(catalogue, metrics, judges)
-        async with daemon.serving(
-            app, settings.listen, tls=certificate.context, drain_s=settings.drain_grace_s
-        ) as port:
+        async with web.serving(app, settings.listen, tls=certificate.context, drain_s=settings.drain_grace_s) as port:
             ready.release("listener")
             log.info("serving on port %d, for %d agents", port, len(catalogue.agents))
             await stop.wait()

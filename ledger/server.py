@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from exequatur import daemon, probes, transport
+from exequatur import daemon, probes, sockets, transport, web
 from exequatur.key_folder import KeyFolder
 from exequatur.renewal import kept_fresh, renewal
 from exequatur.trust.errors import TrustError
@@ -49,10 +49,10 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
     metrics = Metrics()
     try:
         renewed = renewal(settings.tls, lambda _: metrics.alarms.inc())
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error)) from None
     metrics.keeps(settings.folder, None if renewed is None else renewed.ends)
-    serving = daemon.http(settings.http, ready, lambda: metrics.registry)
+    serving = web.pages(settings.http, ready, lambda: metrics.registry)
     async with serving, probes.health(settings.health, ready):
         signers = KeyFolder(settings.key, parse_signing_keys)
         book, index = await asyncio.to_thread(_open, settings, signers)
@@ -68,10 +68,10 @@ async def _main(settings: LedgerSettings, stop: asyncio.Event) -> None:
         ready.release("log")
         server = transport.Server(service.handlers, SERVICES, refused=metrics.refuse)
         try:
-            held, address = transport.hold_port(settings.listen)
+            held, address = sockets.hold_port(settings.listen)
             held.close()
             port = server.listen_tcp(address, renewed)
-        except transport.ListenError as error:
+        except sockets.ListenError as error:
             raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
         await server.start()
         ready.release("listener")

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 
 from exequatur.key_folder import KeyFolder
 from exequatur.record import RecordError, decode
-from exequatur.transport import Code, Handler, Peer, Refusal
+from exequatur.refusals import Code, Refusal
+from exequatur.transport import Handler, Peer
 from exequatur.v1 import audit_pb2
 from ledger.index import IndexFault, LogIndex
 from ledger.log import Log, LogError

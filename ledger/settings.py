@@ -7,8 +7,9 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from exequatur.identity import TlsFiles
 from exequatur.settings import Settings
-from exequatur.transport import TlsFiles, is_loopback
+from exequatur.sockets import is_loopback
 
 
 class LedgerSettings(Settings):

@@ -22,7 +22,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
-from exequatur import daemon, probes, transport
+from exequatur import daemon, probes, sockets, web
 from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
 from exequatur.renewal import kept_fresh
@@ -88,8 +88,8 @@ async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
     _check_files(settings)
     lock = _own(settings.state)
     try:
-        held, address = transport.hold_port(settings.listen)
-    except transport.ListenError as error:
+        held, address = sockets.hold_port(settings.listen)
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
     with _counts(settings.state, lock) as metrics:
         await _run(settings, stop, ready, metrics, address)
@@ -117,7 +117,7 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
     supervisor = Supervisor(
         settings, store, ready, ours, address=address, folder=metrics, gone=gone, trials=together.trials
     )
-    serving = daemon.http(settings.http, ready, lambda: _registry(together))
+    serving = web.pages(settings.http, ready, lambda: _registry(together))
     async with serving, probes.health(settings.health, ready), kept_fresh(renewed):
         await supervisor.run(stop)
     store.close()

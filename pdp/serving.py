@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
-from exequatur import daemon, transport
+from exequatur import daemon, sockets, transport
+from exequatur.identity import own_identity
 from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.spool import Spool, SpoolError
 from pdp import status
@@ -89,8 +90,8 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
 def identity(settings: PdpSettings) -> str:
     """Name ourselves; raises `StartError`."""
     try:
-        return transport.own_identity(settings.tls)
-    except transport.ListenError as error:
+        return own_identity(settings.tls)
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error)) from None
 
 
@@ -98,7 +99,7 @@ def watched(settings: PdpSettings, alarmed: Callable[[str], None] = lambda _: No
     """Watch our TLS files, if there are any; raises `StartError`."""
     try:
         return renewal(settings.tls, alarmed)
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error)) from None
 
 
@@ -137,6 +138,6 @@ def _listen(
     server = transport.Server(handlers, SERVICES, reuse_port=True, refused=orders.metrics.refused)
     try:
         server.listen_tcp(address, renewed)
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
     return server

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from exequatur.identity import TlsFiles
 from exequatur.settings import Settings, spelled_out
-from exequatur.transport import TlsFiles, is_loopback
+from exequatur.sockets import is_loopback
 from pdp.opa_address import OpaAddress
 
 REMOTE: Final = ("https://", "http://", "oci://")

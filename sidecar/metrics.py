@@ -9,9 +9,9 @@ from typing import Final, get_args
 from prometheus_client import CollectorRegistry
 
 from exequatur.metrics import Families, Shipped
+from exequatur.refusals import Code
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool, SpoolError
-from exequatur.transport import Code
 from exequatur.trust.canonical import Json
 from sidecar.doors.grpc import UNACKNOWLEDGED
 from sidecar.gate import Why

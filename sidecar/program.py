@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from exequatur import transport
+from exequatur import sockets
 
 PROGRAM: Final = "exequatur-mcp"
 """It is installed beside our Python, or where EXEQUATUR_SHIM says."""
@@ -23,7 +23,7 @@ def put(target: Path) -> None:
     """Copy the program to `target`, whole or not at all. Raises `ListenError`, `OSError`."""
     source = Path(os.environ.get("EXEQUATUR_SHIM") or Path(sys.executable).with_name(PROGRAM))
     if not source.is_file():
-        raise transport.ListenError(f"`{source}` is not there to be put at `{target}`: install it, or leave out --shim")
+        raise sockets.ListenError(f"`{source}` is not there to be put at `{target}`: install it, or leave out --shim")
     own(target.parent)
     fresh = target.with_name(f".{target.name}.new")
     shutil.copyfile(source, fresh)
@@ -35,4 +35,4 @@ def own(folder: Path) -> None:
     """See that nobody can put anything in the place of what is ours in `folder`. Raises `ListenError`, `OSError`."""
     # In a pod the folder is a volume, which is everybody's who has it for writing: us alone. `/tmp` is no such thing.
     if not folder.is_mount() or folder.stat().st_mode & stat.S_ISVTX:
-        transport.own_folder(folder, make=True)
+        sockets.own_folder(folder, make=True)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from exequatur import daemon, probes, transport
+from exequatur import daemon, identity, probes, sockets, transport, web
 from exequatur.client import LedgerClient
 from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.shipper import Shipper
@@ -41,16 +41,16 @@ def config(argv: Sequence[str]) -> int:
 async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:
     metrics, ready = Metrics(), daemon.Ready("sockets")
     tls = settings.tls
-    files = None if tls is None else transport.TlsFiles(tls.certificate, tls.key, tls.roots)
+    files = None if tls is None else identity.TlsFiles(tls.certificate, tls.key, tls.roots)
     try:
-        name = transport.own_identity(files)
+        name = identity.own_identity(files)
         renewed = renewal(files, metrics.alarmed)
         spool = Spool.open(settings.spool, identity=name)
-    except (transport.ListenError, SpoolError) as error:
+    except (sockets.ListenError, SpoolError) as error:
         raise daemon.StartError(str(error)) from None
     metrics.keeps(spool, None if renewed is None else renewed.ends)
     try:
-        serving = daemon.http(settings.http, ready, metrics.collected)
+        serving = web.pages(settings.http, ready, metrics.collected)
         async with serving, probes.health(settings.health, ready), kept_fresh(renewed):
             await _serve(settings, spool, metrics, ready, stop, renewed=renewed)
     finally:
@@ -117,7 +117,7 @@ def _put(target: Path) -> None:
     """Put the agent's program at `target`; raises `StartError`."""
     try:
         program.put(target)
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error)) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -133,7 +133,7 @@ def _open(agent: AgentSocket, pdp: PdpClient, recorder: Recorder, metrics: Metri
     try:
         name = f"agent:{agent.agent}/{agent.instance}"
         server.listen_unix(agent.socket, name, owner_uid=agent.uid, mounted=agent.mounted)
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         raise daemon.StartError(str(error), daemon.UNREACHABLE) from None
     except OSError as error:
         reason = (error.strerror or "").lower()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from exequatur.client import Tls
 from exequatur.settings import Settings, spelled_out
-from exequatur.transport import is_loopback
+from exequatur.sockets import is_loopback
 
 
 class AgentSocket(BaseModel):

@@ -48,15 +48,32 @@ class Tls:
         )
 
 
+class Pem(Protocol):
+    """What our TLS files held, PEM."""
+
+    @property
+    def chain(self) -> bytes:
+        """Our certificate chain."""
+
+    @property
+    def key(self) -> bytes:
+        """Its private key."""
+
+    @property
+    def roots(self) -> bytes:
+        """The roots that sign the service."""
+
+
 class Renewed(Protocol):
     """Our TLS files as they hold now: who is in `heard` is told when others hold."""
 
     @property
+    def now(self) -> Pem:
+        """What a channel is opened with now."""
+
+    @property
     def heard(self) -> list[Callable[[], object]]:
         """Whom to tell."""
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Give credentials for a channel that is opened now."""
 
 
 def open_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False) -> grpc.Channel:
@@ -70,7 +87,8 @@ def open_channel(target: str, tls: Tls | None, *, unsafe_plaintext: bool = False
 def open_async_channel(target: str, tls: Tls | Renewed | None, *, unsafe_plaintext: bool = False) -> grpc.aio.Channel:
     """Open a channel for the running event loop; as `open_channel`."""
     if tls is not None:
-        return grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
+        credentials = tls.credentials() if isinstance(tls, Tls) else _held(tls.now)
+        return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
     _refuse_plaintext(target, unsafe_plaintext)
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
@@ -135,6 +153,10 @@ class Way(Generic[_Stubs]):
             await asyncio.sleep(self._longest_s + 1)
         finally:
             await channel.close()
+
+
+def _held(now: Pem) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(now.roots, now.key, now.chain)
 
 
 def _refuse_plaintext(target: str, unsafe_plaintext: bool) -> None:

@@ -10,7 +10,8 @@ from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from exequatur.transport import Code, Peer, Refusal
+from exequatur.refusals import Code, Refusal
+from exequatur.transport import Peer
 from pdp.control.sessions import (
     BusyError,
     ControlError,

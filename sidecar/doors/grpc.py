@@ -24,8 +24,9 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from exequatur.client import decision_of
+from exequatur.refusals import Code, Refusal
 from exequatur.spool import SpoolError
-from exequatur.transport import Code, Handler, Peer, Refusal
+from exequatur.transport import Handler, Peer
 from exequatur.trust.canonical import Json
 from exequatur.v1 import decision_pb2 as pb
 from exequatur.v1 import session_pb2

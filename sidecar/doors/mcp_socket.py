@@ -21,7 +21,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from exequatur import transport
+from exequatur import sockets
 from exequatur.trust.canonical import quoted
 from sidecar.doors import mcp_messages as mcp
 from sidecar.doors.mcp_shim import warn
@@ -45,7 +45,7 @@ async def serve(door: Door, path: Path, stop: asyncio.Event) -> int:
         return GONE
     try:
         listening = _listen(path)
-    except transport.ListenError as error:
+    except sockets.ListenError as error:
         warn(str(error))
         return GONE
     except OSError as error:
@@ -125,14 +125,14 @@ def _listen(path: Path) -> socket.socket:
     folder = path.parent
     if not folder.is_dir():
         what = f"{quoted(str(folder))} is no folder"
-        raise transport.ListenError(f"{what}: mount one there, which the agent has as well, read-only")
+        raise sockets.ListenError(f"{what}: mount one there, which the agent has as well, read-only")
     own(folder)
-    transport.make_way(path)
+    sockets.make_way(path)
     listening = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
         listening.bind(str(path))
-        path.chmod(transport.MOUNTED)
+        path.chmod(sockets.MOUNTED)
     except OSError:
         listening.close()
         raise

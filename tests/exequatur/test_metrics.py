@@ -12,9 +12,11 @@ import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from exequatur.identity import expires_at
 from exequatur.metrics import Families, Shipped
+from exequatur.refusals import Code, Refusal
 from exequatur.spool import Spool
-from exequatur.transport import Code, Refusal, Server, expires_at
+from exequatur.transport import Server
 from exequatur.v1 import decision_pb2
 from injector.metrics import Metrics as InjectorMetrics
 from ledger.metrics import Metrics as LedgerMetrics

@@ -13,9 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from exequatur.daemon import UNREACHABLE, Ready, StartError, http
+from exequatur.daemon import UNREACHABLE, Ready, StartError
 from exequatur.probes import health
-from exequatur.transport import Peer, Server, hold_port
+from exequatur.sockets import hold_port
+from exequatur.transport import Peer, Server
+from exequatur.web import pages
 from pki import Authority
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -54,7 +56,7 @@ async def test_probes_metrics_and_calls_are_served_over_both_families_where_one_
         own = server.listen_tcp(address, Authority(Path(folder)).issue("server", "spiffe://test/pdp"))
     await server.start()
     with held:
-        async with health("[::]:0", ready) as port, http("[::]:0", ready, CollectorRegistry) as page:
+        async with health("[::]:0", ready) as port, pages("[::]:0", ready, CollectorRegistry) as page:
             for host, family in (("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)):
                 assert await ask(port, "live", host) == SERVING
                 for each in (page, own):

@@ -13,7 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from exequatur import transport
 from exequatur.client import open_async_channel
-from exequatur.transport import Code, ListenError, Peer, Refusal, Server, hold_port
+from exequatur.refusals import Code, Refusal
+from exequatur.sockets import ListenError, hold_port
+from exequatur.transport import Peer, Server
 from exequatur.v1 import decision_pb2
 from pki import Authority, channel_credentials
 
