@@ -102,7 +102,7 @@ def together(calls: int) -> None:
         table.add_column(column, justify="right")
     for policies, workers in SHAPES:
         with tempfile.TemporaryDirectory(prefix="ex-") as name:
-            stack = Stack(Path(name), workers=workers)
+            stack = Stack(Path(name), workers=workers, engine="rego")
             bank.put(stack.folder, sequence=2, policies=policies)
             daemons = (stack.pdp, stack.ledger, stack.sidecar)
             try:
@@ -140,7 +140,7 @@ def changing(stack: Stack, policies: int) -> float:
 def appends(count: int, size: int) -> None:
     """Measure what the ledger takes for records of about `size` bytes, from one caller and from eight."""
     with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        stack = Stack(Path(name))
+        stack = Stack(Path(name), engine="rego")
         begin(stack.ledger)
         try:
             for callers in (1, 8):

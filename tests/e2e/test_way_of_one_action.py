@@ -30,7 +30,7 @@ from stack import AUDITOR, LEDGER, OPENER, PDP, Process, Stack, http_get, runnin
 
 @pytest.fixture(scope="module")
 def stack():
-    with running(workers=2) as stack:
+    with running(workers=2, engine="rego") as stack:
         yield stack
 
 

@@ -217,7 +217,7 @@ def answers(client: Client) -> bool:
 def test_a_worker_that_starts_on_a_full_disk_says_so_is_not_killed_and_serves_when_there_is_room(tmp_path):
     if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], check=False).returncode:
         pytest.skip("this user may have no file system of its own")
-    bundles, keys = bank.put(tmp_path)
+    bundles, keys = bank.put(tmp_path, engine="cedar")
     target, http = f"127.0.0.1:{free_port()}", free_port()
     (tmp_path / "disk").mkdir()
     plain = ["--unsafe-plaintext", f"--openers={UNSAFE_PLAINTEXT}", f"--listen={target}", f"--http=127.0.0.1:{http}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import bank
 from besieged import besieged
 from hostile_bundles import CHOSEN, CORPUS
 
@@ -16,7 +17,10 @@ MEMORY: int = 400 * 2**20
 
 
 def test_hostile_bundles_are_refused_by_name_and_nobody_notices():
-    with besieged() as target, target.calls(pause_s=0.1) as (caller,):
+    with (
+        besieged(first=lambda: bank.archive(engine="cedar"), workers=1) as target,
+        target.calls(pause_s=0.1) as (caller,),
+    ):
         before = target.pids
         for number, name in enumerate(CHOSEN, start=2):
             target.put(f"{name}.tar.gz", CORPUS[name].make(number))

@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import shutil
-import threading
-import time
 
 import bank
+from agents import Agents
 from entries import records
 from exequatur.client import CallError, Client, Effect
 from exequatur.verifier import verify
 from stack import OPENER, Stack, running, until
 
-CALLERS = 8
-BETWEEN = 60
+BETWEEN = 40
 """How many go-aheads there are between two deaths."""
 
-WAITS_S = 2.0
+WAITS_S = 1.0
 """How long a caller waits, in seconds."""
 
 NOT_TAKEN = "the ledger has not taken the record"
-
-
-class Agents:
-    """Callers that ask on and on, and remember every go-ahead."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.allowed: list[str] = []
-        self._stack, self._over = stack, threading.Event()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CALLERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self) -> None:
-        with self._stack.agent() as client:
-            while not self._over.is_set():
-                with contextlib.suppress(CallError):
-                    decision = client.authorize("bank/look", {"account": "7"})
-                    if decision.allowed:
-                        self.allowed.append(decision.decision_id)
-
-    def go_on(self) -> None:
-        """Wait for some more go-aheads."""
-        wanted = len(self.allowed) + BETWEEN
-        until(lambda: len(self.allowed) >= wanted, what="going on")
-
-    def stop(self) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def open_session(stack: Stack) -> None:
@@ -71,7 +39,19 @@ def open_session(stack: Stack) -> None:
         return True
 
     with stack.client(OPENER) as client:
-        until(opened, what="a session")
+        until(opened, 60, what="a session")
+
+
+def is_denied_in_time(client: Client) -> bool:
+    """Say whether the caller was told before its time was over: a machine with other work may be late, and never allows."""
+    try:
+        decision = client.authorize("bank/look", {"account": "7"}, agent="teller")
+    except CallError as error:
+        if error.code != "DEADLINE_EXCEEDED":
+            raise
+        return False
+    assert (decision.effect, decision.reasons[0].text) == (Effect.DENY, NOT_TAKEN)
+    return True
 
 
 def test_no_death_takes_the_record_of_a_go_ahead_with_it():
@@ -79,27 +59,27 @@ def test_no_death_takes_the_record_of_a_go_ahead_with_it():
     with running(pdp_extra=waits, sidecar_extra=waits) as stack:
         open_session(stack)
         agents = Agents(stack)
-        agents.go_on()
+        agents.go_on(BETWEEN)
 
         stack.ledger.kill()
         with Client(stack.target, tls=stack.tls(bank.SIDECAR), timeout_s=WAITS_S) as client:
-            began = time.monotonic()
-            decision = client.authorize("bank/look", {"account": "7"}, agent="teller")
-            assert (decision.effect, decision.reasons[0].text) == (Effect.DENY, NOT_TAKEN)
-            assert time.monotonic() - began < WAITS_S
-        stack.ledger.start()
-        agents.go_on()
+            until(lambda: is_denied_in_time(client), what="a denial")
+        with agents.resting():
+            stack.ledger.start()
+        agents.go_on(BETWEEN)
 
         stack.pdp.kill()
         shutil.rmtree(stack.folder / "state")
-        stack.pdp.start()
+        with agents.resting():
+            stack.pdp.start()
         open_session(stack)
-        agents.go_on()
+        agents.go_on(BETWEEN)
 
         stack.sidecar.kill()
         shutil.rmtree(stack.folder / "sidecar-spool")
-        stack.sidecar.start()
-        agents.go_on()
+        with agents.resting():
+            stack.sidecar.start()
+        agents.go_on(BETWEEN)
 
         agents.stop()
         stack.sidecar.kill()

@@ -177,7 +177,7 @@ def test_it_decides_as_the_first_process_and_as_nobody_on_a_root_that_cannot_be_
                 )
             ),
         )
-        daemons = Stack(folder)
+        daemons = Stack(folder, engine="rego")
         pdp, ledger = daemons.pdp, daemons.ledger
         subprocess.run(["chown", "-R", f"{USER}:{USER}", folder], check=True)
         try:

@@ -1,7 +1,8 @@
 """A small bundle for end-to-end, fault and bench code: a bank whose agent may look, pay small sums, and not more.
 
-Built from its sources with the real `opa` and signed with a key made for the run. `bank/look` costs nothing,
-`bank/pay` one dollar a call; `bank/count` hands a number to a Rego loop; `bank/strict` meets a forbid that fails.
+Signed with a key made for the run. `bank/look` costs nothing, `bank/pay` one dollar a call; `bank/count` hands a number
+to a Rego loop, where the bundle has the Rego; `bank/strict` meets a forbid that fails. The Rego is built with the real
+`opa`; Cedar alone has nothing to build, and is proved in half the time.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ CASES = """
 def sources(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
     """Give the bundle's sources; with `policies`, that many more forbids on other tools than `bank/look`.
 
-    `engine` judges what is written in Rego.
+    `engine` judges what is written in Rego; `cedar` leaves that out.
     """
     agents = {
         name: {
@@ -116,10 +117,11 @@ def sources(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
         f'when {{ context.input.account == "{n}" }};\n'
         for n in range(policies)
     )
-    engines = [
-        {"engine": "cedar", "role": "decide"},
-        {"engine": engine, "role": "restrict", "entrypoint": "exequatur/decision"},
-    ]
+    engines = [{"engine": "cedar", "role": "decide"}]
+    rego = {}
+    if engine != "cedar":
+        engines.append({"engine": engine, "role": "restrict", "entrypoint": "exequatur/decision"})
+        rego = {"decision.rego": REGO.encode()}
     return {
         "exequatur.json": json.dumps(
             {"document_version": 1, "name": "bank", "engines": engines, "outage": {"max_s": 60}}
@@ -127,7 +129,7 @@ def sources(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
         "tools.json": json.dumps({"tools": TOOLS}).encode(),
         "agents.json": json.dumps({"agents": agents}).encode(),
         "bank.cedar": (CEDAR + more).encode(),
-        "decision.rego": REGO.encode(),
+        **rego,
         "limits.json": b'{"max_steps": 1000000000, "max_budget_microusd": 1000000000000000, "max_lifetime_s": 86400}',
         "data.json": b"{}",
         "cases/bank.yaml": CASES.encode(),
@@ -150,7 +152,9 @@ def public_pem() -> bytes:
 
 @functools.cache
 def files(policies: int = 0, engine: str = "rego") -> dict[str, bytes]:
-    """Build once a run."""
+    """Build once a run, if there is anything to build."""
+    if engine == "cedar":
+        return sources(policies, engine)
     built = build(sources(policies, engine), find_opa(os.environ))
     assert not built.results.failures, built.results
     return dict(built.files)

@@ -138,12 +138,14 @@ class Stack:
 
     folder: Path
     workers: int = 1
+    engine: str = "cedar"
+    """What judges beside Cedar, if anything: Rego takes long to build and to prove."""
     pdp_extra: list[str] = field(default_factory=list)
     sidecar_extra: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.folder / "pki")
-        self.bundles, self.keys = bank.put(self.folder)
+        self.bundles, self.keys = bank.put(self.folder, engine=self.engine)
         self.socket = self.folder / "sockets" / "teller.sock"
         self.socket.parent.mkdir(mode=0o700)
         private, _ = generate("Ed25519")

@@ -1,0 +1,62 @@
+"""Starts that are refused: each a process of its own, forked from one that has imported what the daemons import.
+
+What a start costs is its imports; nothing but these is saved here. That a refused start ends as its command line, too,
+each file that uses this shows once for each exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from exequatur.__main__ import DAEMONS
+
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload(sorted({module for module, _ in DAEMONS.values() if module.endswith(".server")}))
+
+
+def start(argv: Sequence[str], timeout_s: float = 60, **environ: str) -> tuple[int, str]:
+    """Run `exequatur ARGV`, a daemon that has to end by itself; gives its exit code and its standard error."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")} | environ
+    with tempfile.TemporaryDirectory(prefix="ex-") as folder:
+        errors = Path(folder) / "errors"
+        process = _FORKING.Process(target=_run, args=(tuple(argv), env, str(errors)))
+        process.start()
+        try:
+            process.join(timeout_s)
+            assert process.exitcode is not None, f"{argv} has not ended: {errors.read_text()}"
+        finally:
+            process.kill()
+            process.join()
+        return process.exitcode, errors.read_text()
+
+
+def refusal(argv: Sequence[str], code: int, **environ: str) -> str:
+    """Start a daemon that has to end with `code`; gives its one line of error."""
+    ended, said = start(argv, **environ)
+    assert ended == code, said
+    return only_error(said)
+
+
+def only_error(said: str) -> str:
+    """Give the one line of error in what a daemon said, which must hold no traceback."""
+    assert "Traceback" not in said
+    assert '"traceback"' not in said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+def _run(argv: tuple[str, ...], env: Mapping[str, str], errors: str) -> None:
+    file = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 2)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  whoever ran the tests captured it
+    os.environ.clear()
+    os.environ.update(env)
+    module, function = DAEMONS[argv[:2]]
+    sys.exit(getattr(importlib.import_module(module), function)(argv[2:]))
