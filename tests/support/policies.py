@@ -195,18 +195,21 @@ def opa() -> str:
 @functools.cache
 def rego(source: str, data: str = "{}", entrypoint: str = "exequatur/decision") -> bytes:
     """Compile a Rego module with `opa`; gives `policy.wasm`."""
+    return compiled({"policy.rego": source, "data.json": data}, entrypoint)
+
+
+def compiled(files: dict[str, str], *entrypoints: str) -> bytes:
+    """Compile files of Rego and data with `opa`; gives `policy.wasm`."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "policy.rego").write_text(source)
-        (folder / "data.json").write_text(data)
-        command = [opa(), "build", "-t", "wasm", "-e", entrypoint, "-o", "../out.tar.gz", "-b", "."]
-        work = folder / "in"
+        work = Path(name) / "in"
         work.mkdir()
-        for file in ("policy.rego", "data.json"):
-            (folder / file).rename(work / file)
+        for file, text in files.items():
+            (work / file).write_text(text)
+        entries = [word for entrypoint in entrypoints for word in ("-e", entrypoint)]
+        command = [opa(), "build", "-t", "wasm", *entries, "-o", "../out.tar.gz", "-b", "."]
         built = subprocess.run(command, cwd=work, check=False, capture_output=True, text=True, timeout=60)
         assert built.returncode == 0, built.stderr + built.stdout
-        with tarfile.open(folder / "out.tar.gz") as archive:
+        with tarfile.open(Path(name) / "out.tar.gz") as archive:
             member = archive.extractfile("/policy.wasm")
             assert member is not None
             return member.read()

@@ -15,29 +15,33 @@ from pdp.engine.reading import PolicyError
 from pdp.engine.rego import RegoEngine
 from pdp.engine.wasm import EvaluationError, RegoLimits, load_module
 from pdp.model import Effect, ReasonKind
-from policies import facts, registry, rego
+from policies import facts, registry
+from rego_rules import Rules
 
 DECISION = "exequatur/decision"
 CALL = facts("shell/run", {"command": "ls"}, known=registry())
-
-
-def engine(source, **limits):
-    return RegoEngine.load(rego(f"package exequatur\n{source}"), {}, DECISION, limits=RegoLimits(**limits))
+RULES = Rules()
+engine = RULES.engine
 
 
 def judge(judged, **document):
     return judged.judge(dataclasses.replace(CALL, input=document))
 
 
+WRITES = RULES.add("""
+decision := {"allow": true, "deny": {reason}} if { reason := sprintf("%d of %s, %v", [5, input.input.name, {"a", 1.0}]) }
+""")
+
+
 def test_a_rule_may_write_its_reason_with_sprintf():
-    source = """
-    decision := {"allow": true, "deny": {reason}} if { reason := sprintf("%d of %s, %v", [5, input.input.name, {"a", 1.0}]) }
-    """
-    assert judge(engine(source), name="é").reasons[0].text == '5 of é, {1.0, "a"}'
+    assert judge(engine(WRITES), name="é").reasons[0].text == '5 of é, {1.0, "a"}'
+
+
+TELLS_THE_TIME = RULES.add('decision := {"allow": true, "deny": {sprintf("%d %d", [time.now_ns(), time.now_ns()])}}')
 
 
 def test_the_time_is_that_of_the_decision_to_the_microsecond():
-    judged = engine('decision := {"allow": true, "deny": {sprintf("%d %d", [time.now_ns(), time.now_ns()])}}')
+    judged = engine(TELLS_THE_TIME)
     for now, ns in (
         (datetime(2026, 1, 5, 10, 0, 0, 123457, tzinfo=UTC), "1767607200123457000"),
         (datetime(1969, 12, 31, 23, 59, 59, 1, tzinfo=UTC), "-999999000"),
@@ -46,12 +50,15 @@ def test_the_time_is_that_of_the_decision_to_the_microsecond():
         assert verdict.reasons[0].text == f"{ns} {ns}"
 
 
+PARSES = RULES.add("""
+deny contains "too old" if time.parse_rfc3339_ns(input.input.x) < 0
+decision := {"allow": true, "deny": deny}
+""")
+
+
 @pytest.mark.parametrize("argument", [None, {"secret": 1}, ["SECRET"], 7, "%!SECRET"])
 def test_an_error_in_a_built_in_denies_by_its_name_without_values_and_is_not_undefined(argument):
-    judged = engine("""
-    deny contains "too old" if time.parse_rfc3339_ns(input.input.x) < 0
-    decision := {"allow": true, "deny": deny}
-    """)
+    judged = engine(PARSES)
     verdict = judge(judged, x=argument)
     assert (verdict.effect, verdict.reasons[0].kind) == (Effect.DENY, ReasonKind.ERROR)
     assert "the built-in `time.parse_rfc3339_ns` failed: " in verdict.errors[0]
@@ -75,11 +82,12 @@ BUSY = {
 BUSY_RULES = "\n".join(
     f'deny contains "busy" if {{\n input.input.busy == "{name}"\n {body}\n}}' for name, body in BUSY.items()
 )
+KEEPS_BUSY = RULES.add(f'{BUSY_RULES}\ndecision := {{"allow": true, "deny": deny}}')
 
 
 @pytest.mark.parametrize("name", BUSY)
 def test_host_calls_without_end_are_stopped_and_the_next_decision_is_right(name):
-    judged = engine(f'{BUSY_RULES}\ndecision := {{"allow": true, "deny": deny}}')
+    judged = engine(KEEPS_BUSY)
     document = {"large": "x" * 30_000, "deep": [[[[str(n), n, {"a": n}]]] for n in range(300)]}
     assert judge(judged, busy="", **document).effect is Effect.ALLOW
     started = time.process_time()
@@ -91,13 +99,18 @@ def test_host_calls_without_end_are_stopped_and_the_next_decision_is_right(name)
     assert judge(judged, busy="", **document).effect is Effect.ALLOW
 
 
+REPEATS = RULES.add("""
+decision := {"allow": sprintf("%s", [concat("", [input.input.large | some i in numbers.range(1, 4)])]) != ""}
+""")
+
+
 def test_a_text_past_the_cap_is_refused_however_much_fuel_there_is():
-    source = """
-    decision := {"allow": sprintf("%s", [concat("", [input.input.large | some i in numbers.range(1, 4)])]) != ""}
-    """
-    judged = engine(source, fuel=10**10)
+    judged = engine(REPEATS, limits=RegoLimits(fuel=10**10))
     assert judge(judged, large="x" * 100_000).effect is Effect.ALLOW
     assert "what it gave the built-in `sprintf` is too long" in judge(judged, large="x" * 300_000).errors[0]
+
+
+ENDLESS = RULES.add('decision := count([i | some i in numbers.range(1, 10000000); sprintf("%d", [i]) == ""])')
 
 
 def test_an_instance_that_was_stopped_is_freed_at_once(monkeypatch):
@@ -110,15 +123,7 @@ def test_an_instance_that_was_stopped_is_freed_at_once(monkeypatch):
         start(self, *arguments)
 
     monkeypatch.setattr(instances.Instance, "__init__", count)
-    machine = load_module(
-        rego(
-            'package exequatur\ndecision := count([i | some i in numbers.range(1, 10000000); sprintf("%d", [i]) == ""])'
-        ),
-        None,
-        b"{}",
-        DECISION,
-        RegoLimits(fuel=1_000_000),
-    )
+    machine = load_module(*RULES.module, b"{}", ENDLESS, RegoLimits(fuel=1_000_000))
     gc.disable()
     try:
         for _ in range(20):
@@ -129,10 +134,13 @@ def test_an_instance_that_was_stopped_is_freed_at_once(monkeypatch):
     assert len(made) <= 1
 
 
+SAYS = RULES.add('decision := {"allow": sprintf("%s", [input.input.x]) != ""}')
+
+
 def test_a_bug_in_a_built_in_denies(monkeypatch):
-    judged = engine('decision := {"allow": sprintf("%s", [input.input.x]) != ""}')
+    judged = engine(SAYS)
     known = judged._machine._builtins
-    number = next(iter(known))
+    (number,) = (number for number, builtin in known.items() if builtin is BUILTINS["sprintf"])
 
     def fail(*_):
         raise ZeroDivisionError("SECRET")

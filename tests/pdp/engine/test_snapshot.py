@@ -1,6 +1,7 @@
 """A bundle compiled: all of it or nothing, and judging raises nothing."""
 
 import dataclasses
+import functools
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,15 +33,18 @@ def call(name="git/log", arguments=None, **changes):
     return facts(name, arguments or {"repo_path": "/work/app"}, known=REGISTRY, **changes)
 
 
+@functools.cache
+def machine_code():
+    return compile_module(rego(RESTRICT))
+
+
 def both(**more):
-    wasm = rego(RESTRICT)
-    return snapshot(
-        {"exequatur.json": BOTH, "a.cedar": CEDAR, "policy.wasm": wasm, "policy.rego": RESTRICT.encode()}, **more
-    )
+    files = {"exequatur.json": BOTH, "a.cedar": CEDAR, "policy.wasm": rego(RESTRICT), "policy.rego": RESTRICT.encode()}
+    return snapshot(files, wasm_module=machine_code(), **more)
 
 
 def test_two_engines_judge_and_the_strictest_wins():
-    loaded = both(wasm_module=compile_module(rego(RESTRICT)))
+    loaded = both()
     assert loaded.judge(call()).effect is Effect.ALLOW
     warned = loaded.judge(call(steps=51))
     assert (warned.effect, [reason.engine for reason in warned.reasons]) == (Effect.WARN, ["rego", "cedar"])

@@ -8,21 +8,23 @@ import wasmtime
 from pdp.engine.reading import PolicyError
 from pdp.engine.rego import RegoEngine
 from pdp.engine.wasm import EvaluationError, RegoLimits, load_module
-from policies import rego
+from rego_rules import Rules
 
 DECISION = "exequatur/decision"
+RULES = Rules()
+COMPARES = RULES.add('decision := {"allow": input.ok == data.ok}')
+ECHOES = RULES.add("decision := input")
 
 
 def test_a_machine_is_bytes_in_and_bytes_out():
-    wasm = rego('package exequatur\ndecision := {"allow": input.ok == data.ok}')
-    machine = load_module(wasm, None, b'{"ok":1}', DECISION, RegoLimits())
+    machine = load_module(*RULES.module, b'{"ok":1}', COMPARES, RegoLimits())
     assert machine.evaluate(b'{"ok":1}', now_ns=0) == b'[{"result":{"allow":true}}]'
     assert machine.evaluate(b'{"ok":2}', now_ns=0) == b'[{"result":{"allow":false}}]'
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"\xff", b"[" * 100_000])
 def test_a_document_that_is_not_json_gives_nothing_and_the_next_one_is_judged(document):
-    machine = load_module(rego("package exequatur\ndecision := input"), None, b"{}", DECISION, RegoLimits())
+    machine = load_module(*RULES.module, b"{}", ECHOES, RegoLimits())
     with contextlib.suppress(EvaluationError):
         assert machine.evaluate(document, now_ns=0) == b"[]"
     assert machine.evaluate(b"5", now_ns=0) == b'[{"result":5}]'
