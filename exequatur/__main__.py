@@ -16,8 +16,8 @@ from exequatur.importing import imported
 DAEMONS: Final[Mapping[tuple[str, ...], tuple[str, str]]] = {
     ("pdp", "serve"): ("pdp.server", "serve"),
     ("pdp", "config"): ("pdp.server", "config"),
-    ("pdp", "worker"): ("pdp.server", "worker"),
-    ("pdp", "prove"): ("pdp.bundle.loader", "prove_main"),
+    ("pdp", "worker"): ("pdp.serving", "worker"),
+    ("pdp", "prove"): ("pdp.bundle.proof", "prove_main"),
     ("ledger", "serve"): ("ledger.server", "serve"),
     ("ledger", "config"): ("ledger.server", "config"),
     ("sidecar", "run"): ("sidecar.server", "serve"),
@@ -53,7 +53,7 @@ def main() -> None:
     if not sys.flags.isolated:
         os.execv(sys.executable, [sys.executable, "-I", "-m", "exequatur", *sys.argv[1:]])  # noqa: S606
     module, function = target
-    if module == "pdp.server":
+    if module in ("pdp.server", "pdp.serving"):
         # It serves gRPC and starts workers: gRPC, as it is imported, must learn that no fork of ours goes on in Python.
         os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     run = getattr(imported(module), function)

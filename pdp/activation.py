@@ -16,6 +16,9 @@ from typing import Final
 ACTIVE: Final = "active"
 CANDIDATE: Final = "candidate"
 
+FILE_CODE: Final = "latin-1"
+"""How a file's bytes are written as JSON text, so that they are the same bytes afterwards."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:

@@ -15,12 +15,13 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys, parse_key_set
-from pdp.activation import CANDIDATE
-from pdp.bundle.loader import BundleRejected, load
+from pdp.activation import CANDIDATE, FILE_CODE
+from pdp.bundle.loader import load
+from pdp.bundle.proving import BundleRejected
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
 from pdp.policies import Policies, Standing, Trial
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from pdp.worker import Conveyor
 
 log = logging.getLogger(__name__)
-
-FILE_CODE: Final = "latin-1"
-"""How a file's bytes are written as JSON text, so that they are the same bytes afterwards."""
 
 Tell: TypeAlias = Callable[[Mapping[str, Any]], None]
 _Key: TypeAlias = tuple[str, str]

@@ -15,19 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from exequatur.trust.bundle import Floor, VerifiedBundle
+from exequatur.trust.bundle import Floor
 from exequatur.trust.canonical import JsonError, parse
 from exequatur.trust.hashing import MANIFEST
 from exequatur.trust.key_policy import FILE as KEY_POLICY
 from exequatur.trust.keys import BundleKeys, parse_key_set
-from pdp.activation import Order
-from pdp.bundle.build import OpaError, find_opa
-from pdp.bundle.loader import Proven, keep, prove
+from exequatur.trust.opened import VerifiedBundle
+from pdp.activation import FILE_CODE, Order
+from pdp.bundle.proving import Proven, keep, prove
 from pdp.bundle.source import Found
 from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import BUNDLE_JSON
 from pdp.opa_server import NotReadyError, OpaServers, check
-from pdp.orders import FILE_CODE
 from pdp.settings import PdpSettings
 
 _ENDINGS: Final = (".tar.gz", ".module")
@@ -127,6 +126,8 @@ class Placing:
 
     def _program(self) -> Path:
         """Find `opa`. Raises `NotReadyError`."""
+        from pdp.bundle.build import OpaError, find_opa  # noqa: PLC0415 - it takes long, for bundles that need `opa`
+
         given = self._settings.opa
         try:
             found = find_opa(os.environ if given is None else {"EXEQUATUR_OPA": str(given)})

@@ -1,4 +1,4 @@
-"""The decision point's composition root: the supervisor, its workers, and the printing of settings.
+"""The decision point's composition root: the supervisor, and the printing of settings; a worker's is `serving.py`.
 
 Rules: nothing listens before everything is built. The supervisor takes the port first, without sharing, so that a
 taken port is an error (exit code 69), and then keeps it for its workers. Stopping is in order: no longer ready, finish
@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
@@ -30,10 +28,8 @@ from exequatur.trust.errors import TrustError
 from exequatur.trust.log_keys import parse_log_keys
 from pdp.control.opening import open_store
 from pdp.control.store import StoreError
-from pdp.crew import LINE_BYTES
 from pdp.metrics import BundleMetrics, Together
-from pdp.orders import Orders
-from pdp.serving import identity, watched, work
+from pdp.ourselves import identity, watched
 from pdp.settings import PdpSettings
 from pdp.supervisor import FIRST, Supervisor
 
@@ -53,33 +49,6 @@ def serve(argv: Sequence[str]) -> int:
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
     return daemon.config(PdpSettings, argv)
-
-
-def worker(_: Sequence[str]) -> int:
-    """Run one worker, as the supervisor on standard input says; returns the exit code."""
-    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # logind clears `/dev/shm` of a user who has logged out
-        Path(folder).mkdir(mode=0o700, exist_ok=True)
-    # Standard output is for the supervisor alone: what a native library prints goes to the log.
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    async def main(stop: asyncio.Event) -> None:
-        commands = asyncio.StreamReader(limit=LINE_BYTES)
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(commands), sys.stdin.buffer
-        )
-        if not (line := await commands.readline()):
-            return
-        start = json.loads(line)
-        settings = PdpSettings(**start["settings"])
-        daemon.configure_logging(settings.log_level)
-
-        def tell(message: Mapping[str, Any]) -> None:
-            replies.write(json.dumps(message) + "\n")
-
-        await work(settings, start["number"], start["address"], Orders(settings, commands, tell), stop)
-
-    return daemon.run(main)
 
 
 async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:

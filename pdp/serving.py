@@ -7,22 +7,27 @@ is a policy for anybody; standard output is for the supervisor alone.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from exequatur import daemon, sockets, transport
-from exequatur.identity import own_identity
-from exequatur.renewal import Renewal, kept_fresh, renewal
+from exequatur.renewal import Renewal, kept_fresh
 from exequatur.spool import Spool, SpoolError
 from pdp import status
 from pdp.api import bundle, decision, session
 from pdp.api.calls import Calls
 from pdp.control.opening import open_store
 from pdp.control.store import Store, StoreError
+from pdp.crew import LINE_BYTES
 from pdp.orders import Orders
+from pdp.ourselves import identity, watched
 from pdp.rounds import Rules
 from pdp.settings import PdpSettings
 from pdp.shipping import OLDER, Shipping
@@ -31,6 +36,33 @@ from pdp.worker import Conveyor
 log = logging.getLogger(__name__)
 
 SERVICES: Final = (decision.SERVICE, session.SERVICE, bundle.SERVICE)
+
+
+def worker(_: Sequence[str]) -> int:
+    """Run one worker, as the supervisor on standard input says; returns the exit code."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # logind clears `/dev/shm` of a user who has logged out
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
+    # Standard output is for the supervisor alone: what a native library prints goes to the log.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    async def main(stop: asyncio.Event) -> None:
+        commands = asyncio.StreamReader(limit=LINE_BYTES)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(commands), sys.stdin.buffer
+        )
+        if not (line := await commands.readline()):
+            return
+        start = json.loads(line)
+        settings = PdpSettings(**start["settings"])
+        daemon.configure_logging(settings.log_level)
+
+        def tell(message: Mapping[str, Any]) -> None:
+            replies.write(json.dumps(message) + "\n")
+
+        await work(settings, start["number"], start["address"], Orders(settings, commands, tell), stop)
+
+    return daemon.run(main)
 
 
 async def work(settings: PdpSettings, number: int, address: str, orders: Orders, stop: asyncio.Event) -> None:
@@ -85,22 +117,6 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         await conveyor.stop()
         await shipping.stop(settings.drain_grace_s)
         log.info("worker %d stopped: %d records remain on disk", number, shipping.backlog)
-
-
-def identity(settings: PdpSettings) -> str:
-    """Name ourselves; raises `StartError`."""
-    try:
-        return own_identity(settings.tls)
-    except sockets.ListenError as error:
-        raise daemon.StartError(str(error)) from None
-
-
-def watched(settings: PdpSettings, alarmed: Callable[[str], None] = lambda _: None) -> Renewal | None:
-    """Watch our TLS files, if there are any; raises `StartError`."""
-    try:
-        return renewal(settings.tls, alarmed)
-    except sockets.ListenError as error:
-        raise daemon.StartError(str(error)) from None
 
 
 def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from exequatur.disk import reason
-from exequatur.trust.bundle import Floor, VerifiedBundle
+from exequatur.trust.bundle import Floor
+from exequatur.trust.opened import VerifiedBundle
 from pdp.activation import ACTIVE, Order, Refused
-from pdp.bundle.loader import BundleRejected, NotProved, Proven
+from pdp.bundle.proving import BundleRejected, NotProved, Proven
 from pdp.bundle.source import Found, Look, Source
 from pdp.control.store import Store, StoreError
 from pdp.crew import Crew

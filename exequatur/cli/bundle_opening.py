@@ -15,9 +15,9 @@ from typing import Any
 from exequatur.cli.console import Exit, errors, fail
 from exequatur.key_folder import private_keys_hint
 from exequatur.signer import SignerError
-from exequatur.trust.bundle import VerifiedBundle
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys
+from exequatur.trust.opened import VerifiedBundle
 from pdp.bundle import build as building
 from pdp.bundle.cases import Results
 from pdp.bundle.contents import unverified_claims

@@ -20,9 +20,10 @@ from exequatur.cli.console import console, emit
 from exequatur.cli.endorsements import Endorsement
 from exequatur.cli.files import write_whole
 from exequatur.trust import bundle as trusted
-from exequatur.trust.bundle import BundleClaims, VerifiedBundle
+from exequatur.trust.bundle import BundleClaims
 from exequatur.trust.errors import TrustError
 from exequatur.trust.keys import BundleKeys, trust_one
+from exequatur.trust.opened import VerifiedBundle, unsafe_read_unsigned
 from pdp.bundle.contents import unverified_claims
 
 
@@ -72,7 +73,7 @@ def endorse(
 
 def _covered(data: bytes, claims: BundleClaims, given: Sequence[Endorsement], paths: Sequence[Path]) -> VerifiedBundle:
     """Read what was built; refuse an endorsement of anything else."""
-    bundle = trusted.unsafe_read_unsigned(data)
+    bundle = unsafe_read_unsigned(data)
     for item, path in zip(given, paths, strict=True):
         item.check(bundle.files, claims, path)
     return bundle
@@ -103,7 +104,7 @@ def _said(bundle: VerifiedBundle, claims: BundleClaims) -> dict[str, Any]:
 def _against(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Say which files differ from an older bundle, whose signature is not looked at."""
     data = archive(path)
-    old = trusted.unsafe_read_unsigned(data).files
+    old = unsafe_read_unsigned(data).files
     return {
         "path": str(path),
         "sequence": unverified_claims(data).get("sequence"),

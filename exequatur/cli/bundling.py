@@ -19,8 +19,8 @@ from exequatur.cli.bundle_opening import archive, facts, faults, rebuilt, rfc333
 from exequatur.cli.console import Exit, console, emit, errors, fail
 from exequatur.cli.files import write_whole
 from exequatur.cli.policy_opening import sources
-from exequatur.trust.bundle import unsafe_read_unsigned
 from exequatur.trust.errors import TrustError
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.bundle import build as building
 from pdp.bundle.contents import contents, unverified_claims
 from pdp.bundle.source import open_bundle

@@ -16,8 +16,8 @@ from exequatur.trust.canonical import JsonError, canonical, parse
 from exequatur.trust.errors import TrustError
 from pdp.bundle import cases
 from pdp.bundle.build import OpaError, find_opa
-from pdp.bundle.loader import standing
 from pdp.bundle.source import open_bundle, read_archive_file, read_keys
+from pdp.bundle.standing import standing
 from pdp.engine.opa import entrypoint_of
 from pdp.engine.reading import PolicyError
 from pdp.judge import judge

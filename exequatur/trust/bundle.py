@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -42,7 +42,6 @@ from exequatur.trust.archive import (
     inflate,
     read_tar,
     store_gzip,
-    unpack,
     write_archive,
     write_tar,
 )
@@ -56,7 +55,6 @@ from exequatur.trust.contents import (
     check_raw,
 )
 from exequatur.trust.endorsing import (
-    FOREVER,
     check_endorsements,
     count_owners,
     distinct,
@@ -74,10 +72,10 @@ from exequatur.trust.errors import (
     SignatureError,
     UnknownKeyError,
 )
-from exequatur.trust.hashing import MANIFEST, file_hash, raw_hashes
+from exequatur.trust.hashing import SIGNATURES, file_hash, raw_hashes
 from exequatur.trust.keys import BundleKeys
+from exequatur.trust.opened import FOREVER, VerifiedBundle, revision_in
 from exequatur.trust.tokens import (
-    SIGNATURES,
     Signer,
     is_lower,
     read_part,
@@ -112,32 +110,6 @@ class Floor:
 
     sequence: int
     digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedBundle:
-    """A bundle that may be trusted, or, with `signed` False, one that somebody insisted on.
-
-    `files` are without `.signatures.json`; `digest` is SHA-256 over the uncompressed tar. `kids` are the keys that
-    signed and count, the publisher's first, and `owners` whose they are, each once. `expires_at` is the earliest of
-    what was signed and the moment when too few of these keys are still good.
-    """
-
-    files: Mapping[str, bytes] = field(repr=False)
-    digest: bytes
-    sequence: int
-    expires_at: datetime
-    not_before: datetime | None
-    tenant: str
-    kids: tuple[str, ...]
-    owners: tuple[str, ...]
-    revision: str
-    signed: bool
-
-    @property
-    def kid(self) -> str:
-        """The publisher's key; empty where nobody signed."""
-        return self.kids[0] if self.kids else ""
 
 
 def payload(files: Mapping[str, bytes], claims: BundleClaims) -> bytes:
@@ -241,7 +213,7 @@ def verify(
         tenant=claims.get("tenant", ""),
         kids=signers.kids,
         owners=signers.owners,
-        revision=_revision(files),
+        revision=revision_in(files),
         signed=True,
     )
     if serve:
@@ -253,18 +225,6 @@ def verify(
         _check_now(bundle, tenant=tenant, now=now)  # 14, 15
         check_floor(bundle, floor)  # 16
     return bundle
-
-
-def unsafe_read_unsigned(data: bytes, limits: BundleLimits = LIMITS) -> VerifiedBundle:
-    """Read an archive that nobody vouches for; whoever calls this makes every effect at least WARN."""
-    tar = unpack(data, limits)
-    files = read_tar(tar, limits)
-    files.pop(SIGNATURES, None)
-    check_names(files)
-    check_json(files)
-    return VerifiedBundle(
-        files, hashlib.sha256(tar).digest(), 0, FOREVER, None, "default", (), (), _revision(files), signed=False
-    )
 
 
 def check_floor(bundle: VerifiedBundle, floor: Floor | None) -> None:
@@ -340,9 +300,3 @@ def _time(seconds: int) -> datetime:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     except OverflowError:
         raise FormatError("a signed time is beyond the calendar") from None
-
-
-def _revision(files: Mapping[str, bytes]) -> str:
-    manifest = parse(files[MANIFEST], JSON_LIMITS) if MANIFEST in files else {}
-    revision = manifest.get("revision", "") if isinstance(manifest, dict) else ""
-    return revision if isinstance(revision, str) else ""

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse, quoted
 from exequatur.trust.errors import FormatError, SignatureError
-from exequatur.trust.hashing import HASHES, MANIFEST, file_hash, is_structured, raw_hashes
-from exequatur.trust.tokens import SIGNATURES
+from exequatur.trust.hashing import HASHES, MANIFEST, SIGNATURES, file_hash, is_structured, raw_hashes
 
 JSON_LIMITS: Final = JsonLimits(bytes=32 * 2**20, depth=64, keys=500_000, string_bytes=2**20)
 

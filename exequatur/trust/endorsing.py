@@ -10,16 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from exequatur.trust.canonical import JsonError, canonical
 from exequatur.trust.errors import FormatError, SignatureError, ThresholdError, TrustError
 from exequatur.trust.key_policy import MOST_OWNERS
 from exequatur.trust.keys import BundleKeys, PublicKey
+from exequatur.trust.opened import FOREVER
 from exequatur.trust.tokens import ENDORSEMENT, Signer, attached, detached, read_part, write_token
-
-FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ HASHES: Final = {
 """OPA's names of SHA-2; the others that it takes, MD5 and SHA-1, are refused."""
 
 _text: Final = json.JSONEncoder(ensure_ascii=False).encode
+SIGNATURES: Final = ".signatures.json"
 MANIFEST: Final = ".manifest"
 _STRUCTURED: Final = ("data.json", MANIFEST)
 

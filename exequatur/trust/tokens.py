@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from exequatur.trust.canonical import Json, JsonError, JsonLimits, parse
 from exequatur.trust.errors import FormatError, SignatureError
+from exequatur.trust.hashing import SIGNATURES
 
-SIGNATURES: Final = ".signatures.json"
 BUNDLE: Final = ("", "JWT")
 """What `typ` may say on a bundle: nothing, as we write it, or what `opa sign` writes."""
 ENDORSEMENT: Final = "exequatur-endorsement"

@@ -21,13 +21,12 @@ from typing import Final, TypeAlias
 
 from exequatur.registry import Registry, RegistryError
 from exequatur.trust.archive import LIMITS, BundleLimits, write_archive
-from exequatur.trust.bundle import VerifiedBundle, unsafe_read_unsigned
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.errors import TrustError
-from exequatur.trust.hashing import MANIFEST
-from exequatur.trust.tokens import SIGNATURES
+from exequatur.trust.hashing import MANIFEST, SIGNATURES
+from exequatur.trust.opened import VerifiedBundle, unsafe_read_unsigned
 from pdp.bundle import cases
-from pdp.bundle.loader import standing
+from pdp.bundle.standing import standing
 from pdp.engine import cedar, inventory, manifest, rego
 from pdp.engine import opa as opa_engine
 from pdp.engine.inventory import Agents

@@ -12,7 +12,7 @@ from exequatur.trust.archive import read_tar, unpack
 from exequatur.trust.canonical import Json, JsonError, parse
 from exequatur.trust.endorsing import endorser
 from exequatur.trust.errors import TrustError
-from exequatur.trust.tokens import SIGNATURES
+from exequatur.trust.hashing import SIGNATURES
 from pdp.bundle import cases
 from pdp.engine import inventory, manifest
 from pdp.engine.inventory import Agent, Agents

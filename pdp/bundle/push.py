@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from exequatur.trust.bundle import unsafe_read_unsigned, verify
+from exequatur.trust.bundle import verify
 from exequatur.trust.canonical import quoted
 from exequatur.trust.errors import (
     FormatError,
@@ -32,6 +32,7 @@ from exequatur.trust.errors import (
     UnknownKeyError,
 )
 from exequatur.trust.keys import BundleKeys
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.bundle.contents import unverified_claims
 from pdp.bundle.https import parse_url, read_etag
 from pdp.bundle.oci import LAYER_TYPE, MANIFEST_TYPE, Reference, Registry, digest_of, layer_of

@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
-from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor
+from exequatur.trust.bundle import Floor, check_floor
 from exequatur.trust.errors import EquivocationError, NotYetValidError, TrustError
 from exequatur.trust.keys import BundleKeys
+from exequatur.trust.opened import VerifiedBundle
 from pdp.bundle.source import Found, Look, SourceError, is_over, is_overtaken, open_bundle
 
 BACKOFF_S: Final = (0.5, 60.0)

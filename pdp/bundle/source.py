@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
 from exequatur.key_folder import KeyFolder
 from exequatur.trust.archive import LIMITS
-from exequatur.trust.bundle import Floor, VerifiedBundle, check_floor, unsafe_read_unsigned, verify
+from exequatur.trust.bundle import Floor, check_floor, verify
 from exequatur.trust.errors import EquivocationError, FormatError, NotYetValidError, RollbackError, TrustError
 from exequatur.trust.keys import BundleKeys, parse_key_set
+from exequatur.trust.opened import VerifiedBundle, unsafe_read_unsigned
 
 if TYPE_CHECKING:
     from pdp.settings import Feed

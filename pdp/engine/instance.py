@@ -20,9 +20,10 @@ from wasmtime import _bindings as bindings
 from pdp.engine.builtins import Builtin, BuiltinError
 from pdp.engine.builtins.operands import paid_by
 from pdp.engine.builtins.values import TEXT_BYTES, Number, Undefined, Value, dump_value, is_larger, parse_value
+from pdp.engine.manifest import WASM
 from pdp.engine.reading import PolicyError, sentence
 
-FILE: Final = "policy.wasm"
+FILE: Final = WASM
 ANSWER_BYTES: Final = 2**20
 """The longest answer that is read."""
 CALL_FUEL: Final = 100_000

@@ -18,6 +18,8 @@ DOCUMENT_VERSION: Final = 1
 """The version of the document that policy sees (`pdp/engine/document.py`)."""
 
 FILE: Final = "exequatur.json"
+WASM: Final = "policy.wasm"
+"""What `opa build` makes of the Rego in a bundle."""
 _OF_REGO: Final = ("rego", "opa")
 _OUTAGE_S: Final = 60
 

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from exequatur.registry import Registry, RegistryError
-from exequatur.trust.bundle import VerifiedBundle
 from exequatur.trust.canonical import Json, JsonError, parse
-from pdp.engine import cedar, inventory, manifest, opa, rego
+from exequatur.trust.opened import VerifiedBundle
+from pdp.engine import cedar, inventory, manifest, opa, opa_engine
 from pdp.engine.combine import combine, refusal
 from pdp.engine.document import Facts
 from pdp.engine.inventory import Agents, Limits
@@ -68,7 +68,7 @@ class Snapshot:
         bundle: VerifiedBundle,
         *,
         wasm_module: bytes | None = None,
-        server: opa.Server | None = None,
+        server: opa_engine.Server | None = None,
         proved: bool = False,
         pause: Callable[[], None] = lambda: None,
     ) -> Snapshot:
@@ -140,17 +140,19 @@ def _load(
 ) -> Engine:
     if spec.engine == cedar.ENGINE:
         return cedar.CedarEngine.load(files, registry, agents, validated=proved, pause=pause)
+    from pdp.engine import rego  # noqa: PLC0415 - it takes a tenth of a second, for bundles that list it
+
     sources = {name: text for name, text in files.items() if name.endswith(".rego")}
     return rego.RegoEngine.load(
-        _file(files, rego.FILE), _data(files), spec.entrypoint, wasm_module, role=spec.role, sources=sources
+        _file(files, manifest.WASM), _data(files), spec.entrypoint, wasm_module, role=spec.role, sources=sources
     )
 
 
-def _opa(spec: EngineSpec, files: Mapping[str, bytes], server: opa.Server | None) -> Engine:
+def _opa(spec: EngineSpec, files: Mapping[str, bytes], server: opa_engine.Server | None) -> Engine:
     revision = opa.check_revision(files)
     if server is None:
         raise PolicyError(f"`{manifest.FILE}`: the engine `opa` judges by an OPA server, and there is none here")
-    return opa.OpaEngine(server, revision, spec.entrypoint, role=spec.role)
+    return opa_engine.OpaEngine(server, revision, spec.entrypoint, role=spec.role)
 
 
 def _file(files: Mapping[str, bytes], name: str) -> bytes:

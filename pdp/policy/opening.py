@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exequatur.trust.bundle import unsafe_read_unsigned
 from exequatur.trust.hashing import MANIFEST
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.bundle import build, cases
-from pdp.bundle.loader import standing
 from pdp.bundle.source import read_archive_file
+from pdp.bundle.standing import standing
 from pdp.engine.cedar import CedarEngine
 from pdp.engine.snapshot import Snapshot
 from pdp.engine.statements import read_statements

@@ -33,8 +33,8 @@ from exequatur.client import Client
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.trust.archive import write_archive
-from exequatur.trust.bundle import unsafe_read_unsigned
 from exequatur.trust.canonical import canonical, parse
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.engine.document import Facts
 from pdp.engine.snapshot import Snapshot
 from pdp.judge import judge

@@ -15,7 +15,7 @@ from exequatur.trust.bundle import BundleClaims, sign
 from exequatur.trust.errors import FormatError
 from exequatur.trust.keys import parse_key_set
 from pdp.bundle.build import compile_rego, find_opa
-from pdp.bundle.loader import BundleRejected, prove
+from pdp.bundle.proving import BundleRejected, prove
 
 pytestmark = pytest.mark.conformance
 

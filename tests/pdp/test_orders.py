@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 import crews
-from exequatur.trust.bundle import unsafe_read_unsigned
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.orders import Orders
 from pdp.settings import PdpSettings
 from publisher import KID, pair

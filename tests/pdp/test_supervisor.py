@@ -14,7 +14,7 @@ from crews import House, served, until
 from exequatur.daemon import StartError
 from exequatur.trust.bundle import Floor
 from pdp import in_force, slot, watch
-from pdp.bundle.loader import BundleRejected, NotProved
+from pdp.bundle.proving import BundleRejected, NotProved
 from pdp.control.opening import open_store
 from pdp.orders import Orders
 from pdp.placing import overlap, roots_of

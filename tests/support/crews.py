@@ -19,7 +19,7 @@ import pytest
 
 from exequatur.daemon import Ready
 from pdp import candidate, crew, placing, supervisor, watch
-from pdp.bundle.loader import Proven
+from pdp.bundle.proving import Proven
 from pdp.bundle.source import open_bundle
 from pdp.control.opening import open_store
 from pdp.metrics import BundleMetrics

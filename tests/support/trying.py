@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from exequatur.trust.bundle import VerifiedBundle
-from pdp.bundle import cases, loader
+from pdp.bundle import cases
+from pdp.bundle import standing as tried_here
 from pdp.engine import rego
 from pdp.engine.snapshot import Snapshot
 from pdp.policy import opening, trials
@@ -57,6 +58,6 @@ def compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def standing(bundle: VerifiedBundle, program: Path | None) -> AbstractContextManager[Snapshot]:
         wasm = bundle.files.get(rego.FILE)
-        return loader.standing(bundle, program, wasm_module=None if wasm is None else _compiled(wasm))
+        return tried_here.standing(bundle, program, wasm_module=None if wasm is None else _compiled(wasm))
 
     monkeypatch.setattr(opening, "standing", standing)

@@ -20,7 +20,6 @@ from exequatur.trust.bundle import (
     VerifiedBundle,
     check_floor,
     sign,
-    unsafe_read_unsigned,
 )
 from exequatur.trust.endorsing import write_endorsement
 from exequatur.trust.errors import (
@@ -37,6 +36,7 @@ from exequatur.trust.errors import (
 )
 from exequatur.trust.hashing import file_hash
 from exequatur.trust.keys import SigningKey, generate
+from exequatur.trust.opened import unsafe_read_unsigned
 from signing import FILES, LATER, NOW, Forge, bundle_keys, check, dev_key, gzipped, key_set, part, public_pem, signed
 
 SECOND = timedelta(seconds=1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from exequatur.trust.bundle import unsafe_read_unsigned
+from exequatur.trust.opened import unsafe_read_unsigned
 from pdp.bundle import cases
 from pdp.engine.reading import PolicyError
 from pdp.engine.snapshot import Snapshot

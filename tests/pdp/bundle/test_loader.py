@@ -14,14 +14,15 @@ import pytest
 
 from exequatur.trust.archive import write_archive
 from exequatur.trust.bundle import Floor
-from pdp.bundle import loader
+from pdp.bundle import loader, proving
 from pdp.bundle.build import compile_rego
-from pdp.bundle.loader import BundleRejected, NotProved, ProofLimits, keep, load, prove
+from pdp.bundle.loader import load
+from pdp.bundle.proving import BundleRejected, NotProved, ProofLimits, keep, prove
 from policies import opa
 from publisher import NOW, built, keys, make, publish, sources
 
 
-def refusal(data: bytes, limits: ProofLimits = loader.PROOF_LIMITS, **options) -> str:
+def refusal(data: bytes, limits: ProofLimits = proving.PROOF_LIMITS, **options) -> str:
     with pytest.raises(BundleRejected) as caught:
         prove(data, options.pop("ring", keys()), now=NOW, limits=limits, **options)
     return str(caught.value)
@@ -155,7 +156,7 @@ def test_processor_time_is_bounded():
 
 def test_memory_is_bounded():
     """The limits of the real child, with what a policy could make a native library do."""
-    script = "from pdp.bundle.loader import _limit\n_limit(30, 256 * 2**20)\nbytearray(512 * 2**20)"
+    script = "from pdp.bundle.proof import _limit\n_limit(30, 256 * 2**20)\nbytearray(512 * 2**20)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "MemoryError" in done.stderr
@@ -181,9 +182,9 @@ def test_a_child_that_does_not_answer_is_a_refusal(child, script, why):
 def test_what_native_code_prints_is_no_answer():
     """The child's answer has a way of its own: what a library writes to standard output goes elsewhere."""
     script = (
-        "import os, sys\nfrom pdp.bundle import loader\nreal = loader._prove_here\n"
+        "import os, sys\nfrom pdp.bundle import proof\nreal = proof._prove_here\n"
         "def noisy(*given):\n    os.write(1, b'{\"cases\": 99}\\n')\n    return real(*given)\n"
-        "loader._prove_here = noisy\nsys.exit(loader.prove_main(['60', str(2**31)]))"
+        "proof._prove_here = noisy\nsys.exit(proof.prove_main(['60', str(2**31)]))"
     )
     done = subprocess.run([sys.executable, "-c", script], input=publish(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

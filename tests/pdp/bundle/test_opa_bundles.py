@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from exequatur.trust.archive import write_archive
-from exequatur.trust.bundle import unsafe_read_unsigned
+from exequatur.trust.opened import unsafe_read_unsigned
 from opa_servers import with_opa
 from pdp.bundle import cases
 from pdp.bundle.build import Built, OpaError, build, check_built
-from pdp.bundle.loader import BundleRejected, ProofLimits, prove, standing
+from pdp.bundle.proving import BundleRejected, ProofLimits, prove
+from pdp.bundle.standing import standing
 from pdp.engine.opa import revision_of
 from pdp.engine.reading import PolicyError
 from pdp.engine.snapshot import Snapshot

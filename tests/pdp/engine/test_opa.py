@@ -9,7 +9,8 @@ import pytest
 from exequatur.trust.canonical import Json
 from pdp.engine.answer import AnswerError
 from pdp.engine.manifest import Role
-from pdp.engine.opa import OpaEngine, check_revision, entrypoint_of, revision_of
+from pdp.engine.opa import check_revision, entrypoint_of, revision_of
+from pdp.engine.opa_engine import OpaEngine
 from pdp.engine.reading import PolicyError
 from pdp.engine.snapshot import Snapshot
 from pdp.model import Effect, ReasonKind
