@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-pytest_plugins = ["postgres"]
+pytest_plugins = ["postgres", "made_once"]
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ["COLUMNS"] = "140"  # as wide as a terminal, whoever runs the tests
+# Hundreds of files are compiled once, not by each worker of each run, nor by each process that a test starts.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for _name in (
     "opa-1.22.0",
     "caddy-2.11.9",
