@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from exequatur.cli import demo_stage
 from exequatur.cli.demo import MAX_STEPS, STORY
-
-FOLDERS = "exequatur-*-*"
+from exequatur.cli.demo_stage import free_ports
+from pages import AUDIT, walk
+from processes import children, command_line, runs
+from stack import until
 
 
 def start(mark: str, **environ: str) -> subprocess.Popen[str]:
@@ -41,8 +44,12 @@ def running(mark: str) -> list[str]:
     return found
 
 
-def folders(process: subprocess.Popen[str]) -> list[Path]:
-    return list(Path("/tmp").glob(f"exequatur-*-{process.pid}-*"))
+def folders(pid: int | str = "*") -> list[Path]:
+    return list(Path("/tmp").glob(f"exequatur-*-{pid}-*"))
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
 @pytest.fixture
@@ -50,12 +57,13 @@ def mark() -> str:
     return uuid.uuid4().hex
 
 
-def wait_until(process: subprocess.Popen[str], condition) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def has_begun(process: subprocess.Popen[str], moment: str) -> bool:
+    assert process.poll() is None, process.communicate()
+    return any(moment.encode() in command_line(pid).replace(b"\0", b" ") for pid in descendants(process.pid))
+
+
+def wait_for(process: subprocess.Popen[str], moment: str) -> None:
+    until(lambda: has_begun(process, moment), 120, moment, every_s=0.05)
 
 
 def test_the_story_has_every_effect_and_ends_at_the_step_cap():
@@ -65,10 +73,26 @@ def test_the_story_has_every_effect_and_ends_at_the_step_cap():
     assert STORY[-1].why == "exhausted"
 
 
-def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
-    process = start(mark)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+def test_its_ports_are_given_to_nobody_else_before_the_daemons_listen():
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    assert max(ports) < first or first < 32_768  # Linux's own is 32768; a machine that begins lower has no such ports
+
+
+def test_ports_that_are_taken_are_not_given(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo_stage, "_PORTS", range(port, port + 1))
+        assert free_ports(1) == []
+    assert free_ports(1) == [port]
+
+
+def test_it_runs_as_its_page_says_shows_what_was_decided_and_leaves_nothing(mark):
+    before = folders()
+    out, ended, _ = walk(AUDIT, COLUMNS="200", DEMO_MARK=mark)[0].partition("Nothing is running any more")
+    assert ended
     for call in STORY:
         assert call.tool in out
     assert len(re.findall(r"^ *\d+ +git_", out, re.MULTILINE)) == len(STORY)
@@ -77,49 +101,49 @@ def test_it_runs_shows_what_was_decided_and_leaves_nothing(mark):
     assert "The ledger verifies" in out
     assert "not-a-real-one" not in out
     assert running(mark) == []
-    assert folders(process) == []
+    assert [left for left in folders() if left not in before and not runs(int(left.name.split("-")[2]))] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["pdp serve", "mcp_server_git"])
+# Ctrl-C while all of it runs is the test below.
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "pdp serve"), (signal.SIGTERM, "pdp serve"), (signal.SIGTERM, "mcp_server_git")],
+)
 def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
     process = start(mark)
-    wait_until(process, lambda: any(moment in line for line in running(mark)))
+    wait_for(process, moment)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert running(mark) == []
-    assert folders(process) == []
+    assert folders(process.pid) == []
 
 
 def test_an_impatient_second_signal_leaves_nothing_either(mark):
     process = start(mark)
-    wait_until(process, lambda: any("mcp_server_git" in line for line in running(mark)))
+    wait_for(process, "mcp_server_git")
     process.send_signal(signal.SIGINT)
-    time.sleep(0.1)  # the second one is to fall into the stopping, wherever that is
+    until(lambda: not children(process.pid, "sidecar\0mcp"), 30, "the stopping")
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
+    assert process.returncode
     assert running(mark) == []
-    assert folders(process) == []
+    assert folders(process.pid) == []
 
 
 def test_a_daemon_that_does_not_start_is_one_clear_line(mark):
     process = start(mark)
-    wait_until(process, lambda: any("pdp serve" in line for line in running(mark)))
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            mine = f"DEMO_MARK={mark}".encode() in (path / "environ").read_bytes()
-            if mine and b"pdp\0serve" in (path / "cmdline").read_bytes():
-                os.kill(int(path.name), signal.SIGKILL)
-        except OSError:
-            continue
+    wait_for(process, "pdp serve")
+    for pid in children(process.pid, "pdp\0serve"):
+        os.kill(pid, signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 69
     assert re.fullmatch(r"error: the decision point ended with code -9: .*", err.strip())
     assert out == ""
     assert running(mark) == []
-    assert folders(process) == []
+    assert folders(process.pid) == []
 
 
 def test_a_missing_git_is_one_clear_line(mark):
