@@ -13,10 +13,10 @@ import difflib
 import functools
 import itertools
 import json
+import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Final
 
 import jsonschema_rs
@@ -65,7 +65,7 @@ class Fault:
 
 def text(name: str) -> str:
     """Give a schema as it is published; `name` is one of `NAMES`."""
-    return (resources.files(__name__) / f"{name}{_ENDING}").read_text(encoding="utf-8")
+    return (pkgutil.get_data(__name__, f"{name}{_ENDING}") or b"").decode()
 
 
 @functools.cache

@@ -304,7 +304,7 @@ def _make_tables(connection: sa.Connection) -> None:
     there = sa.inspect(connection)
     if others := [name for name in tables.META.tables if there.has_table(name)]:
         raise StoreError(f"the database has a table `{others[0]}` that is not ours: give us one of our own")
-    tables.META.create_all(connection)
+    tables.make(connection)
     _VERSION.create(connection)
     connection.execute(sa.insert(_VERSION), {"version": SCHEMA_VERSION})
 

@@ -13,11 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from exequatur.registry import Tool
-from pdp.engine.inventory import Limits
 from pdp.model import Intent, LastMinute, Reservation, Session
+
+if TYPE_CHECKING:  # who keeps the store for others needs neither
+    from exequatur.registry import Tool
+    from pdp.engine.inventory import Limits
 
 MAX_MICROUSD: Final = 2**53 - 1
 """The largest amount, about nine billion dollars: what a record can hold as a JSON number. Sums stop there."""

@@ -49,7 +49,7 @@ class Sqlite:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version not in (0, SCHEMA_VERSION):
                 raise StoreError(f"the store in `{folder}` has version {version}, this program knows {SCHEMA_VERSION}")
-            tables.META.create_all(connection)
+            tables.make(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextlib.contextmanager

@@ -51,14 +51,7 @@ SESSIONS: Final = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Index("sessions_of_instance", "instance_key", "number"),
 )
-# At most one session of an instance is not closed: the database says so too.
-sa.Index(
-    "sessions_open",
-    SESSIONS.c.instance_key,
-    unique=True,
-    sqlite_where=SESSIONS.c.closed_at.is_(None),
-    postgresql_where=SESSIONS.c.closed_at.is_(None),
-)
+_OPEN: Final = SESSIONS.c.closed_at.is_(None)
 
 RESERVATIONS: Final = sa.Table(
     "reservations",
@@ -73,7 +66,13 @@ RESERVATIONS: Final = sa.Table(
     sa.Column("charged_microusd", sa.BigInteger, nullable=False),
 )
 _HELD: Final = RESERVATIONS.c.fate == sa.literal_column(f"'{Fate.HELD.value}'")
-sa.Index("reservations_held", RESERVATIONS.c.expires_at, sqlite_where=_HELD, postgresql_where=_HELD)
+
+_PARTIAL: Final = (
+    # At most one session of an instance is not closed: the database says so too.
+    (sa.Index("sessions_open", SESSIONS.c.instance_key, unique=True), _OPEN),
+    (sa.Index("reservations_held", RESERVATIONS.c.expires_at), _HELD),
+)
+"""Indexes over the rows for which something holds. Whoever names a database here has SQLAlchemy import it."""
 
 ANSWERS: Final = sa.Table(
     "answers",
@@ -157,6 +156,13 @@ PRUNE: Final = (
     sa.delete(RESERVATIONS).where(RESERVATIONS.c.decision_id.in_(_FINISHED.limit(sa.bindparam("limit")))),
     sa.delete(ANSWERS).where(ANSWERS.c.answer_key.in_(_UNREPEATABLE.limit(sa.bindparam("limit")))),
 )
+
+
+def make(connection: sa.Connection) -> None:
+    """Make the tables that are missing, as the connection's database has them said."""
+    for index, where in _PARTIAL:
+        index.dialect_options[connection.dialect.name]["where"] = where
+    META.create_all(connection)
 
 
 def micros(time: datetime) -> int:
