@@ -17,9 +17,9 @@ from exequatur.trust.bundle import Floor
 from pdp.bundle import loader, proving
 from pdp.bundle.build import compile_rego
 from pdp.bundle.loader import load
-from pdp.bundle.proving import BundleRejected, NotProved, ProofLimits, keep, prove
+from pdp.bundle.proving import BundleRejected, NotProved, ProofLimits, Proven, keep, prove
 from policies import opa
-from publisher import NOW, built, keys, make, publish, sources
+from publisher import NOW, built, keys, publish, sources
 
 
 def refusal(data: bytes, limits: ProofLimits = proving.PROOF_LIMITS, **options) -> str:
@@ -28,12 +28,13 @@ def refusal(data: bytes, limits: ProofLimits = proving.PROOF_LIMITS, **options) 
     return str(caught.value)
 
 
-def changed(**files: bytes | None) -> bytes:
-    """Sign what `build` would never have let through: the starter, built, with these files changed after that."""
-    whole = dict(built().files)
-    for name in sources(**files).keys() | sources().keys():
-        whole.pop(name, None)
-    return publish(files=whole | sources(**files))
+def in_cedar(**changes: bytes | None) -> dict[str, bytes]:
+    """Give the starter without its Rego, which takes a child longer than all else, or what becomes of it by these."""
+    usual = {
+        "exequatur_json": b'{"document_version": 1, "name": "n", "engines": [{"engine": "cedar", "role": "decide"}]}',
+        "cases__notes_yaml": b"- {name: a, agent: assistant, tool: notes/read, arguments: {path: /x}, want: {effect: allow}}",
+    }
+    return sources(**{"decision_rego": None, "cases__mail_yaml": None, **usual, **changes})
 
 
 @pytest.fixture
@@ -49,11 +50,19 @@ def child(monkeypatch, tmp_path):
     return become
 
 
-def test_a_good_bundle_is_proved_kept_and_loaded(tmp_path):
+@pytest.fixture(scope="module")
+def proven() -> Proven:
+    """The starter with its Rego, proved."""
     data = publish(7)
-    proven = prove(data, keys(), now=NOW)
-    assert (proven.sequence, proven.cases, proven.data) == (7, built().results.total, data)
+    made = prove(data, keys(), now=NOW)
+    assert made.data == data
+    return made
+
+
+def test_a_good_bundle_is_proved_kept_and_loaded(proven, tmp_path):
+    assert (proven.sequence, proven.cases) == (7, built().results.total)
     kept = keep(proven, tmp_path / "serving")
+    assert kept.bundle.read_bytes() == proven.data
     assert kept.module is not None
     for path in (kept.bundle, kept.module):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -65,14 +74,7 @@ def test_a_good_bundle_is_proved_kept_and_loaded(tmp_path):
 
 
 def test_a_bundle_without_rego_has_no_module(tmp_path):
-    files = sources(decision_rego=None, cases__mail_yaml=None, cases__notes_yaml=None)
-    files["exequatur.json"] = (
-        b'{"document_version": 1, "name": "n", "engines": [{"engine": "cedar", "role": "decide"}]}'
-    )
-    files["cases/a.yaml"] = (
-        b"- {name: a, agent: assistant, tool: notes/read, arguments: {path: /x}, want: {effect: allow}}"
-    )
-    proven = prove(publish(files=files), keys(), now=NOW)
+    proven = prove(publish(files=in_cedar()), keys(), now=NOW)
     assert proven.wasm_module is None
     kept = keep(proven, tmp_path)
     assert kept.module is None
@@ -103,16 +105,16 @@ def test_what_does_not_verify_never_reaches_a_child(data, options, why, child):
 
 def test_a_failing_case_refuses_the_bundle():
     wrong = b"- {name: odd, agent: assistant, tool: notes/read, arguments: {path: /notes/a}, want: {effect: deny}}"
-    text = refusal(changed(cases__notes_yaml=wrong))
-    assert text.startswith("1 of 5 cases failed: `cases/notes.yaml:1`: case `odd`: wanted deny, got allow")
+    text = refusal(publish(files=in_cedar(cases__notes_yaml=wrong)))
+    assert text.startswith("1 of 1 cases failed: `cases/notes.yaml:1`: case `odd`: wanted deny, got allow")
 
 
 def test_a_bundle_without_cases_proves_nothing():
-    assert "no case in" in refusal(changed(cases__notes_yaml=None, cases__mail_yaml=None))
+    assert "no case in" in refusal(publish(files=in_cedar(cases__notes_yaml=None)))
 
 
 def test_policy_that_cannot_be_read_names_its_place():
-    assert "`permits.cedar:1`" in refusal(changed(permits_cedar=b"permit (oops"))
+    assert "`permits.cedar:1`" in refusal(publish(files=in_cedar(permits_cedar=b"permit (oops")))
     assert "`policy.wasm`" in refusal(publish(files={**built().files, "policy.wasm": b"\0asm no"}))
 
 
@@ -186,9 +188,11 @@ def test_what_native_code_prints_is_no_answer():
         "def noisy(*given):\n    os.write(1, b'{\"cases\": 99}\\n')\n    return real(*given)\n"
         "proof._prove_here = noisy\nsys.exit(proof.prove_main(['60', str(2**31)]))"
     )
-    done = subprocess.run([sys.executable, "-c", script], input=publish(), capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=publish(files=in_cedar()), capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(b'{"cases": 10}\n')
+    assert done.stdout.startswith(b'{"cases": 1}\n')
 
 
 def test_the_child_inherits_no_secrets(child, monkeypatch):
@@ -198,9 +202,9 @@ def test_the_child_inherits_no_secrets(child, monkeypatch):
 
 
 def test_unsigned_is_taken_only_where_no_keys_are_given(tmp_path):
-    proven = prove(built().archive, None, now=NOW)
-    assert not proven.bundle.signed
-    (tmp_path / "b.tar.gz").write_bytes(built().archive)
+    archive = write_archive(in_cedar())
+    assert not prove(archive, None, now=NOW).bundle.signed
+    (tmp_path / "b.tar.gz").write_bytes(archive)
     assert not load(tmp_path / "b.tar.gz", None, now=NOW).signed
     with pytest.raises(BundleRejected, match="not signed"):
         load(tmp_path / "b.tar.gz", keys(), now=NOW)
@@ -227,14 +231,14 @@ def test_a_module_of_another_machine_is_refused(tmp_path):
 
 
 def test_a_tenant_of_its_own_runs_the_same_cases():
-    assert prove(publish(tenant="acme"), keys(), now=NOW, tenant="acme").cases == make().results.total
+    assert prove(publish(files=in_cedar(), tenant="acme"), keys(), now=NOW, tenant="acme").cases == 1
 
 
-def test_who_loads_lets_others_have_their_turn_and_puts_all_back(tmp_path, monkeypatch):
+def test_who_loads_lets_others_have_their_turn_and_puts_all_back(proven, tmp_path, monkeypatch):
     turns: list[float] = []
     monkeypatch.setattr(loader, "_pause", lambda: turns.append(sys.getswitchinterval()))
     usual = sys.getswitchinterval()
-    kept = keep(prove(publish(), keys(), now=NOW), tmp_path)
+    kept = keep(proven, tmp_path)
     load(kept.bundle, keys(), now=NOW)
     assert turns
     assert max(turns) < usual / 10
