@@ -10,18 +10,12 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvloop
-
-from exequatur.settings import Settings, SettingsError, describe
-
-S = TypeVar("S", bound=Settings)
 
 OK, CONFIG, UNREACHABLE = 0, 64, 69
 """Exit codes of a daemon: done; the configuration is wrong; a port or a service cannot be had."""
@@ -96,33 +90,6 @@ class Ready:
     def held(self) -> tuple[str, ...]:
         """What is still missing."""
         return (*self._held, *(("draining",) if self._draining else ()))
-
-
-def serve(settings: type[S], argv: Sequence[str], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
-    """Load `settings` from flags, environment and file, and run `main` with them; returns the exit code."""
-    found = _load(settings, argv)
-    if found is None:
-        return CONFIG
-    configure_logging(found.log_level)
-    return run(lambda stop: main(found, stop))
-
-
-def config(settings: type[Settings], argv: Sequence[str]) -> int:
-    """Print the settings that would be in force; returns the exit code."""
-    found = _load(settings, argv, verb="config")
-    if found is None:
-        return CONFIG
-    sys.stdout.write(describe(found))
-    return OK
-
-
-def _load(settings: type[S], argv: Sequence[str], *, verb: str = "") -> S | None:
-    try:
-        return settings.load(argv, os.environ, verb=verb)
-    except SettingsError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
-        return None
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:

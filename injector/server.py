@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from exequatur import daemon, probes, web
+from exequatur import daemon, launch, probes, web
 from injector.catalogue import Catalogue, CatalogueError, read_catalogue
 from injector.certificate import Certificate, CertificateError
 from injector.metrics import Metrics
@@ -45,12 +45,12 @@ class _Unread(Exception):  # noqa: N818
 
 def serve(argv: Sequence[str]) -> int:
     """Run the injector until it is told to stop; returns the exit code."""
-    return daemon.serve(InjectorSettings, argv, _main)
+    return launch.serve(InjectorSettings, argv, _main)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    return daemon.config(InjectorSettings, argv)
+    return launch.config(InjectorSettings, argv)
 
 
 async def _main(settings: InjectorSettings, stop: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from exequatur import daemon, probes, sockets, transport, web
+from exequatur import daemon, launch, probes, sockets, transport, web
 from exequatur.key_folder import KeyFolder
 from exequatur.renewal import kept_fresh, renewal
 from exequatur.trust.errors import TrustError
@@ -32,12 +32,12 @@ TELL_S: Final = 5.0
 
 def serve(argv: Sequence[str]) -> int:
     """Run the ledger until it is told to stop; returns the exit code."""
-    return daemon.serve(LedgerSettings, argv, _main)
+    return launch.serve(LedgerSettings, argv, _main)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    return daemon.config(LedgerSettings, argv)
+    return launch.config(LedgerSettings, argv)
 
 
 def _now() -> datetime:

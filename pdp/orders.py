@@ -25,7 +25,7 @@ from pdp.bundle.proving import BundleRejected
 from pdp.engine.snapshot import Snapshot
 from pdp.metrics import Metrics
 from pdp.policies import Policies, Standing, Trial
-from pdp.settings import PdpSettings
+from pdp.told import Told
 
 if TYPE_CHECKING:
     from pdp.opa import Connection
@@ -41,9 +41,9 @@ _Order: TypeAlias = Mapping[str, Any]
 class Orders:
     """Reads orders and carries them out: first on policies of its own, then on the conveyor that it is given."""
 
-    def __init__(self, settings: PdpSettings, commands: asyncio.StreamReader, tell: Tell) -> None:
+    def __init__(self, told: Told, commands: asyncio.StreamReader, tell: Tell) -> None:
         """Read orders from `commands`, and answer each by `tell`."""
-        self._settings, self._commands, self._tell = settings, commands, tell
+        self._told, self._commands, self._tell = told, commands, tell
         self.metrics = Metrics()
         self.serving = asyncio.Event()
         """Set once there is a policy for anybody."""
@@ -194,7 +194,7 @@ class Orders:
     def _keys(self, files: Mapping[str, str] | None) -> BundleKeys | None:
         if files is not None:
             return parse_key_set({name: text.encode(FILE_CODE) for name, text in files.items()})
-        if not self._settings.unsafe_unsigned:
+        if not self._told.unsafe_unsigned:
             raise BundleRejected("it came without the keys that it was verified by")
         return None
 
@@ -203,8 +203,8 @@ class Orders:
         from pdp.opa import Connection  # noqa: PLC0415 - a third of a second, for those who use it
 
         return Connection(
-            self._settings.opa_at(place),
-            timeout_s=self._settings.opa_timeout_ms / 1000,
+            self._told.opa_at(place),
+            timeout_s=self._told.opa_timeout_ms / 1000,
             told=lambda down: self.metrics.opa_down.set(int(down)),
-            shared=self._settings.opa_shared,
+            shared=self._told.opa_shared,
         )

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exequatur import daemon
-from exequatur.identity import own_identity
+from exequatur.identity import TlsFiles, own_identity
 from exequatur.renewal import Renewal, renewal
 from exequatur.sockets import ListenError
-from pdp.settings import PdpSettings
 
 
-def identity(settings: PdpSettings) -> str:
+def identity(tls: TlsFiles | None) -> str:
     """Name ourselves; raises `StartError`."""
     try:
-        return own_identity(settings.tls)
+        return own_identity(tls)
     except ListenError as error:
         raise daemon.StartError(str(error)) from None
 
 
-def watched(settings: PdpSettings, alarmed: Callable[[str], None] = lambda _: None) -> Renewal | None:
+def watched(tls: TlsFiles | None, alarmed: Callable[[str], None] = lambda _: None) -> Renewal | None:
     """Watch our TLS files, if there are any; raises `StartError`."""
     try:
-        return renewal(settings.tls, alarmed)
+        return renewal(tls, alarmed)
     except ListenError as error:
         raise daemon.StartError(str(error)) from None

@@ -104,11 +104,11 @@ class Placing:
         rule = entrypoint_of(proven.bundle.files)
         if not rule:
             return ""
-        if self._settings.opa_url is not None:
+        team = self._settings.opa_team
+        if team is not None:
             self._share(proven.bundle)
-            at, revision = self._settings.opa_at(""), proven.bundle.revision
-            await check(at, rule, revision, shared=self._settings.opa_shared)
-            return self._settings.opa_url
+            await check(team, rule, proven.bundle.revision, shared=self._settings.opa_shared)
+            return team.url
         program = await asyncio.to_thread(self._program)
         digest, files = proven.digest.hex(), proven.bundle.files
         return str(await self._servers.hold(digest, files, program, rule, proven.bundle.revision))

@@ -20,7 +20,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
-from exequatur import daemon, probes, sockets, web
+from exequatur import daemon, launch, probes, sockets, web
 from exequatur.disk import reason
 from exequatur.key_folder import KeyFolder
 from exequatur.renewal import kept_fresh
@@ -43,17 +43,17 @@ MEMORY_BYTES: Final = 8 << 20
 
 def serve(argv: Sequence[str]) -> int:
     """Run until SIGTERM; returns the exit code."""
-    return daemon.serve(PdpSettings, argv, _supervise)
+    return launch.serve(PdpSettings, argv, _supervise)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    return daemon.config(PdpSettings, argv)
+    return launch.config(PdpSettings, argv)
 
 
 async def _supervise(settings: PdpSettings, stop: asyncio.Event) -> None:
     ready = daemon.Ready(FIRST, *(f"worker {number}" for number in range(settings.workers)))
-    identity(settings)
+    identity(settings.tls)
     _check_files(settings)
     lock = _own(settings.state)
     try:
@@ -76,7 +76,7 @@ async def _run(settings: PdpSettings, stop: asyncio.Event, ready: daemon.Ready, 
     ours = BundleMetrics([feed.tenant for feed in settings.feeds])
     together = Together(str(metrics), ours.registry)
 
-    renewed = watched(settings)  # for that metric alone: each worker watches for itself, and says what is wrong
+    renewed = watched(settings.tls)  # for that metric alone: each worker watches for itself, and says what is wrong
     ours.keeps(settings.state, None if renewed is None else renewed.ends)
 
     def gone(pid: int) -> None:

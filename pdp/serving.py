@@ -29,8 +29,8 @@ from pdp.crew import LINE_BYTES
 from pdp.orders import Orders
 from pdp.ourselves import identity, watched
 from pdp.rounds import Rules
-from pdp.settings import PdpSettings
 from pdp.shipping import OLDER, Shipping
+from pdp.told import Told
 from pdp.worker import Conveyor
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def worker(_: Sequence[str]) -> int:
         if not (line := await commands.readline()):
             return
         start = json.loads(line)
-        settings = PdpSettings(**start["settings"])
+        settings = Told.read(start["settings"])
         daemon.configure_logging(settings.log_level)
 
         def tell(message: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ def worker(_: Sequence[str]) -> int:
     return daemon.run(main)
 
 
-async def work(settings: PdpSettings, number: int, address: str, orders: Orders, stop: asyncio.Event) -> None:
+async def work(settings: Told, number: int, address: str, orders: Orders, stop: asyncio.Event) -> None:
     """Serve on `address` as worker `number` until `stop` is set or the orders end."""
     stopped, obeying = asyncio.create_task(stop.wait()), asyncio.create_task(orders.obey())
     first = asyncio.create_task(orders.serving.wait())
@@ -74,7 +74,7 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         first.cancel()
         return
     metrics = orders.metrics
-    renewed = watched(settings, orders.alarm)
+    renewed = watched(settings.tls, orders.alarm)
     async with AsyncExitStack() as stack:
         store, spools = _open(settings, number)
         stack.callback(store.close)
@@ -119,9 +119,9 @@ async def work(settings: PdpSettings, number: int, address: str, orders: Orders,
         log.info("worker %d stopped: %d records remain on disk", number, shipping.backlog)
 
 
-def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
+def _open(settings: Told, number: int) -> tuple[Store, list[Spool]]:
     """Open the store, our own spool, and those of workers that there were more of before: their records go up too."""
-    name = identity(settings)
+    name = identity(settings.tls)
     left = [
         path
         for path in sorted(settings.state.glob("spool-*"))
@@ -138,7 +138,7 @@ def _open(settings: PdpSettings, number: int) -> tuple[Store, list[Spool]]:
 
 
 def _listen(
-    settings: PdpSettings, renewed: Renewal | None, address: str, conveyor: Conveyor, orders: Orders
+    settings: Told, renewed: Renewal | None, address: str, conveyor: Conveyor, orders: Orders
 ) -> transport.Server:
     calls = Calls(conveyor)
     openers, auditors = frozenset(settings.openers), frozenset(settings.auditors)

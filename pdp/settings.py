@@ -12,6 +12,7 @@ from exequatur.identity import TlsFiles
 from exequatur.settings import Settings, spelled_out
 from exequatur.sockets import is_loopback
 from pdp.opa_address import OpaAddress
+from pdp.told import Told
 
 REMOTE: Final = ("https://", "http://", "oci://")
 """How a bundle's address begins where it is no path."""
@@ -294,11 +295,18 @@ class PdpSettings(Settings):
         """Whether one OPA server holds the bundles of several tenants: each of ours has one."""
         return self.opa_url is not None and len(self.feeds) > 1
 
-    def opa_at(self, socket: str) -> OpaAddress:
-        """Give the OPA server to ask: the team's, or ours on `socket`."""
+    @property
+    def opa_team(self) -> OpaAddress | None:
+        """The team's OPA server; None where each bundle has one of ours."""
         if self.opa_url is None:
-            return OpaAddress(socket=Path(socket))
+            return None
         return OpaAddress(url=self.opa_url, token_file=self.opa_token, roots=self.opa_roots)
+
+    @property
+    def told(self) -> Told:
+        """What a worker needs of them."""
+        same = {name: getattr(self, name) for name in Told.__slots__ if name != "opa"}
+        return Told(**same, opa=self.opa_team)
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -21,7 +21,7 @@ from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.errors import TrustError
 from pdp.metrics import Metrics
-from pdp.settings import PdpSettings
+from pdp.told import Told
 
 HEARD_S: Final = 2.0
 """How long a worker waits, before it listens, for the ledger to know its first record: an older folder shows then."""
@@ -43,7 +43,7 @@ class Shipping:
 
     def __init__(
         self,
-        settings: PdpSettings,
+        settings: Told,
         spools: Sequence[Spool],
         metrics: Metrics,
         older: Callable[[str], None],

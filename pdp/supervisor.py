@@ -70,7 +70,7 @@ class Supervisor:
         self._alarms = Alarms(metrics.alarmed)
         self._servers = OpaServers(settings.state / "serving")
         self._file = StatusFile(settings.state)
-        start = {"settings": settings.model_dump(mode="json"), "address": address}
+        start = {"settings": settings.told.written(), "address": address}
         environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": os.fspath(folder)}
         hears = Hears(gone, self._halted, self._alarms, self._distrusted, self._refresh)
         self._crew = Crew(settings.workers, start, environ, ready, hears)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from exequatur import daemon, identity, probes, sockets, transport, web
+from exequatur import daemon, identity, launch, probes, sockets, transport, web
 from exequatur.client import LedgerClient
 from exequatur.renewal import Renewal, kept_fresh, renewal
 from exequatur.shipper import Shipper
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 def serve(argv: Sequence[str]) -> int:
     """Run until SIGTERM; returns the exit code."""
-    return daemon.serve(SidecarSettings, argv, _main)
+    return launch.serve(SidecarSettings, argv, _main)
 
 
 def config(argv: Sequence[str]) -> int:
     """Print the settings in force; returns the exit code."""
-    return daemon.config(SidecarSettings, argv)
+    return launch.config(SidecarSettings, argv)
 
 
 async def _main(settings: SidecarSettings, stop: asyncio.Event) -> None:

@@ -22,7 +22,7 @@ class Ordered:
         self.house, self.reader = house, asyncio.StreamReader()
         self.said: asyncio.Queue = asyncio.Queue()
         settings = PdpSettings(state=house.folder, unsafe_plaintext=True, **house.settings)
-        self.orders = Orders(settings, self.reader, self.said.put_nowait)
+        self.orders = Orders(settings.told, self.reader, self.said.put_nowait)
         self.obeying = asyncio.create_task(self.orders.obey())
 
     async def told(self, verb: str, **order):

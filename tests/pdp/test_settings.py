@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from exequatur.settings import SettingsError
 from pdp.settings import PdpSettings
+from pdp.told import Told
 
 BASE = ["--state", "s", "--bundle", "b"]
 TLS = ["--tls-certificate", "c", "--tls-key", "k", "--tls-roots", "r"]
@@ -64,17 +67,20 @@ def test_what_proves_nothing_does_not_start(argv, text):
 
 
 def test_an_opa_server_is_ours_or_the_teams():
-    ours = load("--keys", "k", *TLS).opa_at("state/1.sock")
+    ours = load("--keys", "k", *TLS).told.opa_at("state/1.sock")
     assert (str(ours.socket), ours.token_file, ours.roots) == ("state/1.sock", None, None)
-    team = load("--keys", "k", *TLS, "--opa-url", "https://opa:1", "--opa-token", "t", "--opa-roots", "r").opa_at("x")
+    team = load("--keys", "k", *TLS, "--opa-url", "https://opa:1", "--opa-token", "t", "--opa-roots", "r").told.opa_at(
+        "x"
+    )
     assert (team.socket, team.url, str(team.token_file), str(team.roots)) == (None, "https://opa:1", "t", "r")
 
 
 def test_settings_reach_a_worker_as_they_are():
-    settings = load("--keys", "k", *TLS, "--openers", "a", "--openers", "b")
-    assert PdpSettings(**settings.model_dump(mode="json")) == settings
-    settings = several("tenant=acme,bundle=https://host/acme,keys=k,poll_s=30", "tenant=zoo,bundle=zoo,keys=z")
-    assert PdpSettings(**settings.model_dump(mode="json")) == settings
+    opa = ("--opa-url", "https://opa:1", "--opa-token", "t", "--opa-roots", "r")
+    paths = ("--database", "d", "--ledger", "host:1", "--log-key", "l", "--wait-for-ledger")
+    for more in ((), ("--openers", "a", "--openers", "b"), opa, paths):
+        told = load("--keys", "k", *TLS, *more).told
+        assert Told.read(json.loads(json.dumps(told.written()))) == told
 
 
 def several(*tenants, more=()):

@@ -24,7 +24,7 @@ def spool(tmp_path):
 
 def shipping(folder, spool, older, ledger=None):
     settings = PdpSettings(state=folder, bundle="bundles", unsafe_unsigned=True, unsafe_plaintext=True, ledger=ledger)
-    return Shipping(settings, [spool], Metrics(), older, tls=None)
+    return Shipping(settings.told, [spool], Metrics(), older, tls=None)
 
 
 async def test_a_folder_that_was_found_older_is_so_for_whoever_starts_in_it(tmp_path, spool):

@@ -28,6 +28,7 @@ from pdp.policies import Standing
 from pdp.settings import PdpSettings
 from pdp.status import read
 from pdp.supervisor import FIRST, Supervisor
+from pdp.told import Told
 from policies import AGENTS, TOOLS, as_json, manifest
 from publisher import KID, pair, publish
 
@@ -52,7 +53,7 @@ class LocalWorker:
         self.lives = 0
         self.deaf = False
         """Whether it leaves what it is told unread."""
-        self._settings, self._crew = PdpSettings(**start["settings"]), crew
+        self._settings, self._crew = Told.read(start["settings"]), crew
         self._reader = asyncio.StreamReader()
         self._ended, self._stopping = asyncio.Event(), False
         self.made.append(self)
