@@ -14,11 +14,12 @@ from exequatur.record import RECORD_BYTES, RecordError, decode, encode
 from exequatur.trust.canonical import canonical
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=200),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=20), inner, max_size=5),
-    max_leaves=20,
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
+    max_leaves=8,
 )
-RECORDS = st.dictionaries(st.text(max_size=20).filter(lambda name: name not in ("v", "writer", "number")), VALUES)
+NAMES = st.text(max_size=8).filter(lambda name: name not in ("v", "writer", "number"))
+RECORDS = st.dictionaries(NAMES, VALUES, max_size=6)
 
 
 @given(RECORDS, st.integers(1, 2**53 - 1))
@@ -27,7 +28,7 @@ def test_what_is_written_is_read(record, number):
     assert decode(data) == {**record, "kind": "decision", "v": 1, "writer": "me#1", "number": number}
 
 
-@given(st.integers(1, 3_000), st.integers(1, 400), st.sampled_from(["x", "é", "\x01", '"']))
+@given(st.integers(1, 3_000), st.integers(1, 150), st.sampled_from(["x", "é", "\x01", '"']))
 def test_a_record_that_is_too_large_is_shortened_and_says_so(size, members, letter):
     record = {"kind": "decision", "decision_id": "d1", **{f"m{n}": letter * size for n in range(members)}}
     record["errors"] = [letter * 700] * 100

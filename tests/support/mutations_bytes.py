@@ -102,10 +102,12 @@ def a_gzip_that_does_not_add_up(base: Published, chance: random.Random) -> bytes
 
 # The tar
 
+HEADER = write_tar({"x": b""})[:BLOCK]
+
 
 def entry(name: str, content: bytes = b"", kind: bytes = b"0", **fields: bytes) -> bytes:
     """Write one entry with any fields, and a good checksum unless `checksum` is given."""
-    header = bytearray(write_tar({"x": b""})[:BLOCK])
+    header = bytearray(HEADER)
     header[:100] = name.encode()[:100].ljust(100, b"\0")
     header[124:136] = b"%011o\0" % len(content)
     header[156:157] = kind

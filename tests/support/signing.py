@@ -51,7 +51,12 @@ def public_pem(key: SigningKey) -> bytes:
 
 def bundle_keys(*keys: SigningKey) -> BundleKeys:
     """Trust `keys`, or the key `dev`."""
-    return parse_key_set({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys or (dev_key(),)})
+    return parse_key_set({f"{key.kid}.{key.alg}.pem": public_pem(key) for key in keys}) if keys else _usual()
+
+
+@functools.cache
+def _usual() -> BundleKeys:
+    return bundle_keys(dev_key())
 
 
 def key_set(
