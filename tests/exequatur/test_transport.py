@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import socket
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from exequatur import transport
+from exequatur import probes, transport
 from exequatur.client import open_async_channel
+from exequatur.daemon import Ready
 from exequatur.refusals import Code, Refusal
 from exequatur.sockets import ListenError, hold_port
 from exequatur.transport import Peer, Server
@@ -168,3 +172,71 @@ async def test_clients_are_sent_to_another_replica_now_and_then_and_lose_no_call
                 assert await call(channel, timeout=5, wait_for_ready=True) == b""
     await one.stop(0)
     await two.stop(0)
+
+
+class Full:
+    """A handler that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.now, self.most, self.go, self.refused = 0, 0, asyncio.Event(), []
+
+    async def serve(self, message: bytes, peer: Peer, seconds: float | None) -> bytes:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go.wait()
+        self.now -= 1
+        return b"answered"
+
+    @contextlib.asynccontextmanager
+    async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        server = Server({ECHO: self.serve}, SERVICES, refused=self.refused.append)
+        port = server.listen_tcp("127.0.0.1:0", None)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+        await server.stop(0)
+
+
+async def answered(channel: grpc.aio.Channel) -> None:
+    """Ask until there is room: the server counts a call out a little after its answer."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert await call(channel, timeout=30) == b"answered"
+                return
+
+
+async def test_calls_that_there_is_no_room_for_are_refused_at_once_and_probes_are_answered(monkeypatch):
+    """In several waves: a server that miscounts lets in more each time, or none."""
+    monkeypatch.setattr(transport, "CALLS", 4)
+    full = Full()
+    async with full.channel() as channel, probes.health("127.0.0.1:0", Ready()) as port:
+        for _ in range(3):
+            full.go.clear()
+            asking = [asyncio.create_task(call(channel, timeout=30)) for _ in range(10)]
+            for refused in itertools.islice(asyncio.as_completed(asking), 6):
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await refused
+                assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as probe:
+                request = health_pb2.HealthCheckRequest(service="ready")
+                answer = await health_pb2_grpc.HealthStub(probe).Check(request, timeout=30)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            full.go.set()
+            await asyncio.gather(*asking, return_exceptions=True)
+            await answered(channel)
+    assert full.most == 4
+
+
+async def test_messages_that_there_is_no_room_for_are_refused_and_counted(monkeypatch):
+    monkeypatch.setattr(transport, "BYTES", 1000)
+    full = Full()
+    async with full.channel() as channel:
+        asking = [asyncio.create_task(call(channel, b"x" * 600, timeout=30)) for _ in range(2)]
+        with pytest.raises(grpc.aio.AioRpcError, match="too much is being asked at once") as error:
+            await next(asyncio.as_completed(asking))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert full.refused == [Code.RESOURCE_EXHAUSTED]
+        full.go.set()
+        assert b"answered" in await asyncio.gather(*asking, return_exceptions=True)
+        assert await call(channel, b"x" * 600) == b"answered"
