@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from exequatur.action import action_digest
@@ -21,7 +21,7 @@ SESSION = "0190a000-session"
 
 @dataclass
 class Decisions:
-    """Answers as `rule` says; keeps what it was asked and what was settled."""
+    """Answers as `rule` says; keeps what it was asked and what was settled, of the decisions since `begin_anew`."""
 
     rule: Callable[[pb.AuthorizeRequest, pb.AuthorizeResponse], pb.AuthorizeResponse | Exception] = (
         lambda request, response: response
@@ -33,6 +33,17 @@ class Decisions:
     asked: list[pb.AuthorizeRequest] = field(default_factory=list)
     settled: list[tuple[str, int]] = field(default_factory=list)
     settlements: list[pb.SettleRequest] = field(default_factory=list)
+    earlier: int = 0
+
+    def begin_anew(self) -> None:
+        """Be as new; what is settled late, of a decision that was given before, is not kept."""
+        new = Decisions(earlier=self.earlier + len(self.asked))
+        for each in fields(self):
+            setattr(self, each.name, getattr(new, each.name))
+
+    def id(self, number: int) -> str:
+        """Give the id of the first, second, ... decision."""
+        return f"d{self.earlier + number}"
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -62,7 +73,7 @@ class Decisions:
 
     def allow(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
         return pb.AuthorizeResponse(
-            decision_id=f"d{len(self.asked)}",
+            decision_id=self.id(len(self.asked)),
             effect=pb.EFFECT_ALLOW,
             reasons=[pb.Reason(kind=pb.REASON_KIND_PERMITTED, policy="permit-all", text="it is permitted")],
             action_digest=action_digest(
@@ -80,8 +91,9 @@ class Decisions:
 
     async def settle(self, message: bytes, peer: Peer, left_s: float | None) -> bytes:
         request = pb.SettleRequest.FromString(message)
-        self.settlements.append(request)
-        self.settled.append((request.decision_id, request.outcome))
+        if int(request.decision_id.removeprefix("d")) > self.earlier:
+            self.settlements.append(request)
+            self.settled.append((request.decision_id, request.outcome))
         return pb.SettleResponse(charged_microusd=100).SerializeToString()
 
     async def get_session(self, message: bytes, peer: Peer, left_s: float | None) -> bytes:
