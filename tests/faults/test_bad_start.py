@@ -7,12 +7,8 @@ command line itself.
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,10 +16,11 @@ import bank
 from exequatur.spool import Spool
 from exequatur.transport import ListenError
 from exequatur.trust.archive import write_archive
+from folders import quick
 from logs import open_log
 from pki import Authority
 from stack import Process, Stack, http_get, until
-from starts import only_error, refusal
+from starts import as_command, refusal
 
 CONFIG, UNREACHABLE = 64, 69
 GARBAGE = b"-----BEGIN PRIVATE KEY-----\nbm9uc2Vuc2U=\n-----END PRIVATE KEY-----\n"
@@ -32,8 +29,8 @@ DAEMONS = ["ledger", "pdp", "sidecar"]
 
 @pytest.fixture
 def stack():
-    with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        stack = Stack(Path(name))
+    with quick() as folder:
+        stack = Stack(folder)
         yield stack
         for process in (stack.sidecar, stack.pdp, stack.ledger):
             process.kill()
@@ -45,14 +42,6 @@ def with_flags(process: Process, **flags: object) -> Process:
     argv = [item for item in process.argv if item.partition("=")[0] not in names]
     more = [name if value is True else f"{name}={value}" for name, value in names.items() if value is not None]
     return replace(process, argv=[*argv, *more])
-
-
-def as_command(process: Process, code: int) -> str:
-    """Start a daemon that has to end with `code` as people do; gives its one line of error."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
-    done = subprocess.run(process.command, capture_output=True, text=True, timeout=60, env=env, check=False)
-    assert done.returncode == code, done.stderr
-    return only_error(done.stderr)
 
 
 @pytest.mark.parametrize("flag", ["listen", "http"])

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.trust.bundle import BundleClaims, sign
 from exequatur.trust.errors import FormatError
 from exequatur.values import Effect, ReasonKind
+from folders import quick
 from pdp.bundle.build import build, find_opa
 from pdp.engine.reading import PolicyError
 from stack import Process, free_port, until
@@ -114,8 +114,8 @@ class Daemon:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        folder, http = Path(name), free_port()
+    with quick() as folder:
+        http = free_port()
         bundles, keys = folder / "bundles", folder / "keys"
         bundles.mkdir()
         keys.mkdir()

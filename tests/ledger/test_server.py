@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import shutil
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import pytest
@@ -17,14 +14,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from exequatur import shipper
 from exequatur.client import CallError, LedgerClient, Tls
+from exequatur.daemon import CONFIG, UNREACHABLE
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.note import LogKey, open_checkpoint, recall_checkpoint
 from exequatur.verifier import verify
-from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, records
+from folders import quick
+from ledger import server
+from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, open_log, records
 from pki import Authority
 from stack import Process, free_port, http_get, until
+from starts import as_command, refusal
 
+KILLS = 2
 ME, AUDITOR = "spiffe://example.org/pdp", "spiffe://example.org/auditor"
 MINE = ME + "#1"
 
@@ -53,15 +55,32 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(tmp_path)
-    yield ledger
-    ledger.process.kill()
+def ledger():
+    """A ledger that does not run yet."""
+    with quick() as folder:
+        ledger = Ledger(folder)
+        yield ledger
+        ledger.process.kill()
+
+
+@pytest.fixture(scope="module")
+def running():
+    """A ledger that runs, for who only looks at it, or fills it."""
+    with quick() as folder:
+        ledger = Ledger(folder)
+        ledger.process.start()
+        yield ledger
+        try:
+            size = int((ledger.folder / "checkpoint").read_text().splitlines()[1])
+            assert ledger.process.stop() == 0
+            assert ledger.lines()[-1]["message"] == f"stopped at {size} records"
+        finally:
+            ledger.process.kill()
 
 
 async def test_what_was_acknowledged_is_there_once_after_kill_nine(ledger):
     number, rng, codes = 1, random.Random(2), set()
-    for _ in range(3):
+    for _ in range(KILLS):
         ledger.process.start()
         client = ledger.client()
         killing = asyncio.create_task(_kill_soon(ledger, rng.uniform(0.05, 0.4)))
@@ -91,37 +110,19 @@ async def _kill_soon(ledger: Ledger, after_s: float) -> None:
     await asyncio.to_thread(ledger.process.kill)
 
 
-async def test_it_signs_while_nothing_happens_and_tells_its_metrics(ledger):
-    ledger.process.start()
-    client = ledger.client(AUDITOR)
+async def test_it_signs_while_nothing_happens_and_tells_its_metrics(running):
+    client = running.client(AUDITOR)
     first = (await client.get_checkpoint()).checkpoint
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await client.get_checkpoint()).checkpoint == first:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     newer = open_checkpoint((await client.get_checkpoint()).checkpoint, [LOG_KEY], ORIGIN)
-    assert newer.size == 0
+    assert newer.size == open_checkpoint(first, [LOG_KEY], ORIGIN).size
     with pytest.raises(CallError, match="is no writer"):
         await client.append(AUDITOR + "#1", 1, records(1, 1, AUDITOR + "#1"), 0)
     await client.close()
-    _, metrics = http_get(ledger.process.http, "/metrics")
+    _, metrics = http_get(running.process.http, "/metrics")
     assert 'exequatur_calls_refused_total{status="permission_denied"} 1.0' in metrics
-    assert ledger.process.stop() == 0
-    assert ledger.lines()[-1]["message"] == "stopped at 0 records"
-
-
-def refusal(argv: list[str]) -> tuple[int, str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "exequatur", *argv],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=env,
-    )
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    return done.returncode, errors[0]
 
 
 def test_a_log_that_is_not_what_it_signed_is_not_served(ledger):
@@ -129,12 +130,10 @@ def test_a_log_that_is_not_what_it_signed_is_not_served(ledger):
     tile = ledger.folder / "tile/entries/001"
     good = tile.read_bytes()
     tile.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
-    code, text = refusal(ledger.argv)
-    assert code != 0
-    assert "is not what its checkpoint signs: `tile/entries/001`" in text
+    assert "is not what its checkpoint signs: `tile/entries/001`" in refusal(ledger.argv, CONFIG)
     tile.write_bytes(good)
     (ledger.folder / "checkpoint").unlink()
-    assert "restore the checkpoint" in refusal(ledger.argv)[1]
+    assert "restore the checkpoint" in refusal(ledger.argv, CONFIG)
 
 
 def pem(key: Ed25519PrivateKey) -> bytes:
@@ -224,41 +223,35 @@ async def test_a_key_is_replaced_while_records_come_and_nobody_restarts(ledger, 
     await client.close()
     assert not [entry for entry in caplog.records if entry.levelname == "CRITICAL"]
     assert ledger.process.stop() == 0
-    ledger.process.start()  # the old key is needed no more
-    assert ledger.process.stop() == 0
+    open_log(ledger.folder, keys=[new]).close()  # the old key is needed no more
     report = verify(ledger.folder, str(new_key))
     assert report.ok
     assert report.writers == dict(lasts)
 
 
-def test_why_it_does_not_start_is_one_line(ledger, tmp_path):
-    key = tmp_path / "log.key"
+def test_why_it_does_not_start_is_one_line(ledger):
+    """Each is a process of its own; one of them is the command line, and the others forked to save their imports."""
+    key = ledger.folder.parent / "log.key"
     good = key.read_bytes()
     key.write_bytes(b"no key")
-    assert refusal(ledger.argv) == (
-        64,
-        f"error: `{key}`: the checkpoint key is no private key in PEM without a password",
-    )
+    text = f"error: `{key}`: the checkpoint key is no private key in PEM without a password"
+    assert as_command(ledger.process, CONFIG) == text
     key.unlink()
-    assert refusal(ledger.argv) == (64, f"error: `{key}`: it cannot be read: no such file or directory")
+    assert refusal(ledger.argv, CONFIG) == f"error: `{key}`: it cannot be read: no such file or directory"
     key.write_bytes(good)
-    assert refusal([*ledger.argv, "--tls-key=/nowhere"])[0] != 0
-    ledger.process.start()
-    other = [*ledger.argv, f"--http=127.0.0.1:{free_port()}"]
-    assert "is in use by another process" in refusal(other)[1]
-    shutil.copytree(ledger.folder, tmp_path / "copy")
-    code, text = refusal([*other, f"--folder={tmp_path / 'copy'}"])
-    assert code == 69
-    assert f"cannot listen on `{ledger.target}`" in text
+    assert "/nowhere" in refusal([*ledger.argv, "--tls-key=/nowhere"], CONFIG)
 
 
-def test_a_full_disk_costs_no_record_and_no_restart(ledger):
+def test_a_log_and_a_port_that_a_running_ledger_has_are_refused(running, tmp_path):
+    other = [*running.argv, f"--http=127.0.0.1:{free_port()}"]
+    assert "is in use by another process" in refusal(other, CONFIG)
+    text = refusal([*other, f"--folder={tmp_path / 'another'}"], UNREACHABLE)
+    assert f"cannot listen on `{running.target}`" in text
+
+
+def test_a_full_disk_costs_no_record_and_no_restart(running):
     """A file may grow to 20 KiB and no further: a larger bundle does not fit until the limit is lifted."""
-    import resource
-
-    ledger.process.start()
-    assert ledger.process.popen is not None
-    pid = ledger.process.popen.pid
+    ledger, pid = running, running.process.popen.pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (20 * 1024, hard))
 
@@ -281,17 +274,11 @@ def test_a_full_disk_costs_no_record_and_no_restart(ledger):
     assert ledger.process.popen.poll() is None
     until(lambda: any(line["message"] == "records are taken again" for line in ledger.lines()))
     assert sum(line["message"].startswith("records are not taken") for line in ledger.lines()) == 1
-    assert ledger.process.stop() == 0
     report = verify(ledger.folder, VERIFIER_KEY)
     assert report.ok, report.fault
     assert report.size == acknowledged == 200
 
 
-def test_what_is_in_force_is_printed(ledger):
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "exequatur", "ledger", "config", *ledger.argv[2:]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f'origin = "{ORIGIN}"' in done.stdout
+def test_what_is_in_force_is_printed(ledger, capsys):
+    assert server.config(ledger.argv[2:]) == 0
+    assert f'origin = "{ORIGIN}"' in capsys.readouterr().out

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from exequatur.client import Client
 from exequatur.spool import Spool
 from exequatur.transport import UNSAFE_PLAINTEXT
 from exequatur.values import Effect
+from folders import quick
 from processes import children
 from stack import Process, free_port, until
 
@@ -169,8 +169,8 @@ def besieged(
 
     `keys` are the files of its key folder, if not the bank's key; `source` is where it looks, if not in a folder.
     """
-    with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        folder, http = Path(name), free_port()
+    with quick() as folder:
+        http = free_port()
         bundles, trusted, state = folder / "bundles", folder / "keys", folder / "state"
         bundles.mkdir()
         trusted.mkdir()

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +24,7 @@ import bank
 from exequatur.client import Client, Tls
 from exequatur.trust.keys import generate
 from exequatur.trust.note import LogKey
+from folders import quick
 from pki import Authority
 from processes import children
 
@@ -221,8 +221,8 @@ class Stack:
 @contextlib.contextmanager
 def running(**options: object) -> Iterator[Stack]:
     """A stack in a folder with a short name, gone with it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="ex-") as name:
-        stack = Stack(Path(name), **options)  # type: ignore[arg-type]
+    with quick() as folder:
+        stack = Stack(folder, **options)  # type: ignore[arg-type]
         try:
             stack.start()
             yield stack

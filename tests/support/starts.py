@@ -9,20 +9,29 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exequatur.__main__ import DAEMONS
+from stack import Process
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(sorted({module for module, _ in DAEMONS.values() if module.endswith(".server")}))
 
 
+def as_command(process: Process, code: int) -> str:
+    """Start a daemon that has to end with `code` as people do; gives its one line of error."""
+    done = subprocess.run(process.command, capture_output=True, text=True, timeout=60, env=_environ(), check=False)
+    assert done.returncode == code, done.stderr
+    return only_error(done.stderr)
+
+
 def start(argv: Sequence[str], timeout_s: float = 60, **environ: str) -> tuple[int, str]:
     """Run `exequatur ARGV`, a daemon that has to end by itself; gives its exit code and its standard error."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")} | environ
+    env = _environ() | environ
     with tempfile.TemporaryDirectory(prefix="ex-") as folder:
         errors = Path(folder) / "errors"
         process = _FORKING.Process(target=_run, args=(tuple(argv), env, str(errors)))
@@ -50,6 +59,10 @@ def only_error(said: str) -> str:
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, said
     return lines[0]
+
+
+def _environ() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
 
 
 def _run(argv: tuple[str, ...], env: Mapping[str, str], errors: str) -> None:
