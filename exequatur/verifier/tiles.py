@@ -26,6 +26,7 @@ class Tiles:
         self._edge: list[list[bytes]] = []
         self._last_bundle = b""
         self._cached: dict[int, tuple[int, list[bytes]]] = {}
+        self._hashed: tuple[int, list[bytes]] = (-1, [])
 
     def read_edge(self) -> None:
         """Read what will be replaced when the log grows: the partial tile of each level, the partial bundle."""
@@ -116,16 +117,20 @@ class Tiles:
     def _made(self, level: int, at: int) -> bytes | None:
         """Compute a level's hash number `at` from what is below it; None where that cannot be read."""
         try:
-            if level:
-                return _root(self._read_tile(level - 1, at, _WIDTH))
-            number, width = self._position(0)
-            if at // _WIDTH == number:
-                data = self._last_bundle
-            else:
-                data, width = read(self._folder / _name("entries", at // _WIDTH, _WIDTH), ""), _WIDTH
-            return hashlib.sha256(b"\x00" + list(_split(data, width))[at % _WIDTH][1]).digest()
+            return _root(self._read_tile(level - 1, at, _WIDTH)) if level else self._leaves(at // _WIDTH)[at % _WIDTH]
         except (Broken, IndexError):
             return None
+
+    def _leaves(self, bundle: int) -> list[bytes]:
+        """Compute the leaf hashes of a bundle, of which the last one asked for is kept; raises `Broken`."""
+        if self._hashed[0] != bundle:
+            number, width = self._position(0)
+            if bundle == number:
+                data = self._last_bundle
+            else:
+                data, width = read(self._folder / _name("entries", bundle, _WIDTH), ""), _WIDTH
+            self._hashed = bundle, [hashlib.sha256(b"\x00" + entry).digest() for _, entry in _split(data, width)]
+        return self._hashed[1]
 
     def _tile(self, level: int, number: int) -> list[bytes]:
         """Give a tile: of the right edge, or a full one, of which one a level is kept."""

@@ -21,8 +21,6 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import bank
 import stack
@@ -142,6 +140,9 @@ def plain(name: str) -> str:
 
 
 def test_the_bill_of_materials_holds_all_that_is_installed_and_nothing_of_the_day(clean):
+    from cyclonedx.schema import SchemaVersion  # two seconds of imports, and each test worker reads this file
+    from cyclonedx.validation.json import JsonStrictValidator
+
     data = (clean.installed / "share" / "exequatur" / "sbom.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data) is None
     bill = json.loads(data)
