@@ -7,50 +7,27 @@ too, and a table whose root the log does not have is thrown away.
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
-from typing import Any, Final
-
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    select,
-)
-from sqlalchemy.exc import DBAPIError
+from typing import Final
 
 from ledger.log import Log, LogError
 
-_META: Final = MetaData()
-_RECORDS: Final = Table(
-    "records",
-    _META,
-    Column("entry", Integer, primary_key=True),
-    Column("writer", String, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("time", String, nullable=False),
-    Column("decision_id", String, nullable=False),
-    Column("session", String, nullable=False),
-    Column("agent", String, nullable=False),
-    Column("tool", String, nullable=False),
-    Column("effect", String, nullable=False),
-    Index("by_writer", "writer", "number", unique=True),
-    Index("by_decision", "decision_id"),
-    Index("by_session", "session"),
-)
-_COVERED: Final = Table("covered", _META, Column("size", Integer, nullable=False), Column("root", LargeBinary))
-_TEXTS: Final = ("kind", "time", "decision_id", "session", "agent", "tool", "effect")
+_COLUMNS: Final = ("entry", "writer", "number", "kind", "time", "decision_id", "session", "agent", "tool", "effect")
+_TEXTS: Final = _COLUMNS[3:]
+_MAKE: Final = """
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=NORMAL;
+CREATE TABLE IF NOT EXISTS records (
+  entry INTEGER PRIMARY KEY, writer TEXT NOT NULL, number INTEGER NOT NULL, kind TEXT NOT NULL, time TEXT NOT NULL,
+  decision_id TEXT NOT NULL, session TEXT NOT NULL, agent TEXT NOT NULL, tool TEXT NOT NULL, effect TEXT NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS by_writer ON records (writer, number);
+CREATE INDEX IF NOT EXISTS by_decision ON records (decision_id);
+CREATE INDEX IF NOT EXISTS by_session ON records (session);
+CREATE TABLE IF NOT EXISTS covered (size INTEGER NOT NULL, root BLOB);
+"""
+_INSERT: Final = f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"  # noqa: S608  no value
 _CHUNK: Final = 4096
 
 
@@ -65,9 +42,13 @@ class LogIndex:
         """Open the table at `path`, or make it, and catch up with `log`; raises `IndexFault`."""
         self._path, self._log = path, log
         try:
-            self._engine = self._open()
-            self.size = self._covered()
-        except DBAPIError:
+            self._connection = self._open()
+            try:
+                self.size = self._covered()
+            except sqlite3.Error:
+                self._connection.close()
+                raise
+        except sqlite3.Error:
             self._begin_again()
         self.catch_up()
 
@@ -76,56 +57,51 @@ class LogIndex:
         try:
             while self.size < self._log.size:
                 self._add(self._log.read(self.size, min(self._log.size, self.size + _CHUNK)))
-        except (DBAPIError, LogError) as error:
+        except (sqlite3.Error, LogError) as error:
             raise _fault(error) from None
 
     def last_numbers(self) -> dict[str, int]:
         """The last number of each writer."""
-        query = select(_RECORDS.c.writer, func.max(_RECORDS.c.number)).group_by(_RECORDS.c.writer)
+        query = "SELECT writer, max(number) FROM records GROUP BY writer"
         try:
-            with self._engine.connect() as connection:
-                return {str(writer): int(number) for writer, number in connection.execute(query)}
-        except DBAPIError as error:
+            return {str(writer): int(number) for writer, number in self._connection.execute(query).fetchall()}
+        except sqlite3.Error as error:
             raise _fault(error) from None
 
     def entry_of(self, writer: str, number: int) -> int | None:
         """Which entry is record `number` of `writer`; None where the table knows of none."""
-        query = select(_RECORDS.c.entry).where(_RECORDS.c.writer == writer, _RECORDS.c.number == number)
+        query = "SELECT entry FROM records WHERE writer = ? AND number = ?"
         try:
-            with self._engine.connect() as connection:
-                found = connection.execute(query).scalar()
-        except DBAPIError as error:
+            found = self._connection.execute(query, (writer, number)).fetchall()
+        except sqlite3.Error as error:
             raise _fault(error) from None
-        return None if found is None else int(found)
+        return int(found[0][0]) if found else None
 
     def close(self) -> None:
         """Let go of the file."""
-        self._engine.dispose()
+        self._connection.close()
 
     def _add(self, entries: list[bytes]) -> None:
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, str | int]] = []
         for entry, data in enumerate(entries, self.size):
             record = json.loads(data)
             row = {"entry": entry, "writer": record["writer"], "number": record["number"]}
             rows.append(row | {name: text if isinstance(text := record.get(name), str) else "" for name in _TEXTS})
         covered = self.size + len(rows)
-        with self._engine.begin() as connection:
-            connection.execute(insert(_RECORDS), rows)
-            self._cover(connection, covered)
+        root = self._log.root_at(covered)
+        with self._connection as connection:
+            connection.executemany(_INSERT, rows)
+            connection.execute("DELETE FROM covered")
+            connection.execute("INSERT INTO covered (size, root) VALUES (?, ?)", (covered, root))
         self.size = covered
-
-    def _cover(self, connection: Connection, size: int) -> None:
-        connection.execute(delete(_COVERED))
-        connection.execute(insert(_COVERED).values(size=size, root=self._log.root_at(size)))
 
     def _covered(self) -> int:
         """How much of the log the table covers; nothing, in a new table, if it is of another log."""
-        with self._engine.connect() as connection:
-            size, root = connection.execute(select(_COVERED.c.size, _COVERED.c.root)).first() or (0, b"")
-            count = connection.execute(select(func.count()).select_from(_RECORDS)).scalar()
+        [(size, root)] = self._connection.execute("SELECT size, root FROM covered LIMIT 1").fetchall() or [(0, b"")]
+        [(count,)] = self._connection.execute("SELECT count(*) FROM records").fetchall()
         if count == size == 0 or (count == size <= self._log.size and self._log.root_at(size) == root):
             return int(size)
-        self._engine.dispose()
+        self._connection.close()
         self._begin_again()
         return 0
 
@@ -133,27 +109,21 @@ class LogIndex:
         try:
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            self._engine = self._open()
-        except (DBAPIError, OSError) as error:
+            self._connection = self._open()
+        except (sqlite3.Error, OSError) as error:
             raise _fault(error) from None
         self.size = 0
 
-    def _open(self) -> Engine:
-        engine = create_engine(f"sqlite:///{self._path}")
-
-        @event.listens_for(engine, "connect")
-        def _connected(connection: Any, _: object) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False)
         try:
-            _META.create_all(engine)
-        except DBAPIError:
-            engine.dispose()
+            connection.executescript(_MAKE)
+        except sqlite3.Error:
+            connection.close()
             raise
-        return engine
+        return connection
 
 
 def _fault(error: Exception) -> IndexFault:
-    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    text = str(error)
     return IndexFault(f"the index beside the log cannot be used: {text[:1].lower()}{text[1:]}")

@@ -254,14 +254,14 @@ async def test_nothing_is_acknowledged_that_may_not_last(desk):
 
 async def test_an_index_that_fails_costs_no_record(desk, monkeypatch):
     await desk.append(1, records(1, 5))
-    engine = desk.index._engine
-    monkeypatch.setattr(desk.index, "_engine", None)
+    connection = desk.index._connection
+    monkeypatch.setattr(desk.index, "_connection", None)
     monkeypatch.setattr(LogIndex, "catch_up", _no_index)
     assert (await desk.append(6, records(6, 5))).acknowledged == 10
     code, _ = await desk.refused(6, records(6, 5))  # it cannot be told whether these are the same
     assert code is Code.UNAVAILABLE
     monkeypatch.undo()
-    assert desk.index._engine is engine
+    assert desk.index._connection is connection
     assert (await desk.append(6, records(6, 6))).acknowledged == 11
 
 
