@@ -137,10 +137,10 @@ def test_a_schema_that_is_not_an_objects_is_refused(schema):
 
 def test_a_hostile_text_does_not_hang_a_pattern():
     schema = compiled({"properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}})
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ArgumentError):
         schema.check({"a": "a" * 60_000 + "!"})
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def fan(members: int, applied: int) -> dict:

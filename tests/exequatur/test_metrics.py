@@ -102,10 +102,10 @@ async def test_each_refused_call_is_counted_by_its_status_and_an_answer_is_not()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary(f"/{service.full_name}/Settle")
-            assert await call(b"answer", timeout=5) == b"ok"
+            assert await call(b"answer", timeout=30) == b"ok"
             for message in (b"PERMISSION_DENIED", b"crash", b"UNAUTHENTICATED"):
                 with pytest.raises(grpc.aio.AioRpcError):
-                    await call(message, timeout=5)
+                    await call(message, timeout=30)
     finally:
         await server.stop(0)
     assert refused == [Code.PERMISSION_DENIED, Code.INTERNAL, Code.UNAUTHENTICATED]

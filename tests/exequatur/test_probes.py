@@ -26,7 +26,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 async def ask(port: int, service: str, host: str = "127.0.0.1") -> int:
     async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        return (await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status
+        return (await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)).status
 
 
 async def follow(port: int) -> tuple[int, int, int]:
@@ -86,7 +86,7 @@ async def test_who_watches_is_told_of_each_turn_and_does_not_hold_up_the_end():
         ready.release("log")
         assert (await watched.read()).status == SERVING
         ready.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await watched.read()).status == NOT_SERVING
 
 

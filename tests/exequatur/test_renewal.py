@@ -56,7 +56,7 @@ def way(target: str, renewed: Renewal) -> Way[Ask]:
 
     def stubs(channel: grpc.aio.Channel) -> Ask:
         call = channel.unary_unary(ECHO)
-        return lambda: call(b"", timeout=3, wait_for_ready=True)
+        return lambda: call(b"", timeout=30, wait_for_ready=True)
 
     return Way(target, renewed, stubs, unsafe_plaintext=False, longest_s=0.2)
 
@@ -64,7 +64,7 @@ def way(target: str, renewed: Renewal) -> Way[Ask]:
 async def afresh(target: str, tls: Renewal) -> bytes:
     """Call over a connection of its own."""
     async with open_async_channel(target, tls) as channel:
-        return await channel.unary_unary(ECHO)(b"", timeout=3)
+        return await channel.unary_unary(ECHO)(b"", timeout=30)
 
 
 async def taken(renewed: Renewal) -> None:
@@ -75,13 +75,13 @@ async def taken(renewed: Renewal) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until `condition()` holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  what is awaited is meant to be as it is in use
             await asyncio.sleep(0.01)
 
 
 async def test_server_and_client_are_renewed_under_load_and_no_call_fails_when_the_old_ones_have_ended(authority):
-    soon = 2 * DAY - dt.timedelta(seconds=2)
+    soon = 2 * DAY - dt.timedelta(seconds=4)
     files = [authority.issue("server", PDP, age=soon), authority.issue("client", SIDECAR, age=soon)]
     server, client = (Renewal(each) for each in files)
     ends = max(server.ends(), client.ends())
@@ -93,7 +93,7 @@ async def test_server_and_client_are_renewed_under_load_and_no_call_fails_when_t
             while not ending.is_set():
                 assert await one.now() == SIDECAR.encode()
                 asked[0] += 1
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
         loads = [asyncio.create_task(load(one)) for one in ways]
         before = [one.now for one in ways]
@@ -146,10 +146,10 @@ async def test_a_root_that_is_added_lets_in_and_one_that_is_taken_away_lets_nobo
                 roots.write_bytes(pem)
                 await taken(server)
                 assert (await lets_in(before), await lets_in(after)) == who
-            async with asyncio.timeout(5):  # who was let in goes when its connection is as old as it may be
+            async with asyncio.timeout(60):  # who was let in goes when its connection is as old as it may be
                 while True:
                     try:
-                        await standing.unary_unary(ECHO)(b"", timeout=3)
+                        await standing.unary_unary(ECHO)(b"", timeout=30)
                     except grpc.aio.AioRpcError:
                         break
                     await asyncio.sleep(0.02)
@@ -281,7 +281,7 @@ async def test_a_call_that_is_under_way_ends_on_the_channel_that_it_began_on(aut
         await began.wait()
         authority.issue("client", SIDECAR)
         await until(lambda: one.now is not before)
-        assert await one.now(b"", timeout=3) == b"done"
+        assert await one.now(b"", timeout=30) == b"done"
         go.set()
         assert await waiting == b"done"
     await one.close()
@@ -289,4 +289,4 @@ async def test_a_call_that_is_under_way_ends_on_the_channel_that_it_began_on(aut
 
 
 async def _bytes(call: grpc.aio.UnaryUnaryMultiCallable) -> bytes:
-    return await call(b"slow", timeout=3)
+    return await call(b"slow", timeout=30)

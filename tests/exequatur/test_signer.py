@@ -130,7 +130,7 @@ def test_a_signature_of_other_content_is_none(keys, tmp_path):
 def test_a_command_that_hangs_is_ended(keys, command):
     began = time.monotonic()
     assert "did not end within 0.2 s" in refusal(keys, command, seconds=0.2)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_what_the_command_says_is_heard_and_it_sees_nothing_of_ours(keys, capfd, monkeypatch):

@@ -340,7 +340,7 @@ async def test_whoever_waits_is_woken_by_another_thread(tmp_path):
     await asyncio.sleep(0)
     thread = threading.Thread(target=spool.append_many, args=([record(1), record(2)],))
     thread.start()
-    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
     await spool.wait_for(2)
     thread.join()
     waiting = [asyncio.create_task(spool.wait_for(3))]

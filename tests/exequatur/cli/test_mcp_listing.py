@@ -45,7 +45,7 @@ def refused(asked: Callable[[], object]) -> str:
     begun = time.monotonic()
     with pytest.raises(ListingError) as error:
         asked()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400
     return str(error.value)

@@ -171,19 +171,26 @@ async def test_a_watched_folder_answers_each_change_and_ends_with_ctrl_c(tmp_pat
 
     async def heard() -> dict[str, object]:
         assert process.stdout is not None
-        return json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+        line = await asyncio.wait_for(process.stdout.readline(), 120)
+        assert line, await process.communicate()
+        return json.loads(line)
+
+    def put(name: str, text: str) -> None:
+        """Write a file as editors do, at once: a look finds the old one or the new one."""
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").rename(path / name)
 
     assert (await heard())["failed"] == 0
-    (path / "cases/notes.yaml").write_text(HOLDS + FAILS)
+    put("cases/notes.yaml", HOLDS + FAILS)
     assert (await heard())["failed"] == 1
-    (path / "permits.cedar").write_text("permit (principal, action, resource) when {")
+    put("permits.cedar", "permit (principal, action, resource) when {")
     assert str((await heard())["error"]).startswith("`permits.cedar:1`")
-    (path / "permits.cedar").write_text(PERMIT)
-    (path / "cases/notes.yaml").write_text(HOLDS)
+    put("permits.cedar", PERMIT)
+    put("cases/notes.yaml", HOLDS)
     while (said := await heard()).get("failed") != 0:
         assert "error" in said or said["failed"] == 1  # a look between the two
     process.send_signal(signal.SIGINT)
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    _, stderr = await asyncio.wait_for(process.communicate(), 120)
     assert (process.returncode, stderr) == (0, b"")
 
 
