@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,10 @@ def _version_once(opa: Path) -> str:
     return _version(opa)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def made_once() -> Iterator[None]:
-    """Keep what was made; what is refused is refused each time."""
-    real = os.environ.get("EXEQUATUR_OPA")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wasm, "_compile", lambda engine, module: wasmtime.Module.deserialize(engine, _code(module)))
-        patch.setattr(build, "_check_version", lambda opa: (_version_once if str(opa) == real else _version)(opa))
-        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what was made, for as long as this worker lasts; what is refused is refused each time."""
+    real, patch = os.environ.get("EXEQUATUR_OPA"), pytest.MonkeyPatch()
+    patch.setattr(wasm, "_compile", lambda engine, module: wasmtime.Module.deserialize(engine, _code(module)))
+    patch.setattr(build, "_check_version", lambda opa: (_version_once if str(opa) == real else _version)(opa))
+    patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+    config.add_cleanup(patch.undo)
