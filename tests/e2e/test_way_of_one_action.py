@@ -246,7 +246,7 @@ def test_who_may_not_open_sessions_does_not(teller):
 def test_a_broken_message_is_refused_with_one_line(stack, message, text):
     channel = grpc.secure_channel(stack.target, stack.tls(bank.SIDECAR).credentials())
     with channel, pytest.raises(grpc.RpcError) as error:
-        channel.unary_unary("/exequatur.v1.DecisionService/Authorize")(message, timeout=5)
+        channel.unary_unary("/exequatur.v1.DecisionService/Authorize")(message, timeout=30)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert text in error.value.details()
     assert "\n" not in error.value.details()
@@ -299,7 +299,7 @@ def test_metrics_and_health_are_served(stack):
         with grpc.insecure_channel(f"127.0.0.1:{process.health}") as channel:
             for service in ("live", "ready", ""):
                 asked = health_pb2.HealthCheckRequest(service=service)
-                told = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
+                told = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=30)
                 assert told.status == health_pb2.HealthCheckResponse.SERVING, (process.name, service)
         assert all(json.loads(line) for line in process.log.read_text().splitlines())  # no library writes beside us
 

@@ -97,7 +97,7 @@ def whole():
             report = verify(stack.log_folder, str(stack.log_key))
             assert report.ok, report.fault
     for reader in READERS:
-        reader.wait(20)
+        reader.wait(60)
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ def test_a_sidecar_whose_spool_is_full_denies_and_gives_back(whole):
                 assert (denied.effect, denied.reasons[0].kind) == (Effect.DENY, ReasonKind.ERROR)
                 assert denied.reasons[0].text == "what happens to this action could not be recorded"
             with grpc.insecure_channel(f"unix:{whole.stack.socket}") as channel, pytest.raises(grpc.RpcError) as error:
-                channel.unary_unary("/exequatur.v1.DecisionService/Authorize")(b"\xff", timeout=5)
+                channel.unary_unary("/exequatur.v1.DecisionService/Authorize")(b"\xff", timeout=30)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
             whole.assert_alive()
         assert whole.reserved() == before

@@ -84,7 +84,7 @@ class Pdp:
     def last(self) -> Decision:
         """Give the next answer that comes."""
         seen = len(self.answers)
-        until(lambda: len(self.answers) > seen, 40, "an answer")
+        until(lambda: len(self.answers) > seen, what="an answer")
         return self.answers[-1][1]
 
 

@@ -26,7 +26,7 @@ def test_bundles_and_keys_change_under_load_and_no_call_notices():
             for number in range(SWAPS):
                 if number == 1:
                     (target.keys / "new.pem").write_bytes(public_pem(NEW))
-                    until(lambda: "new" in target.tenant["keys"]["kids"], 20, "the new key")
+                    until(lambda: "new" in target.tenant["keys"]["kids"], what="the new key")
                 follow(target, 2 + number, NEW if number >= 1 else OLD)
                 if number == 1:
                     (target.keys / "old.pem").unlink()

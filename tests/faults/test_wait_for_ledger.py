@@ -56,7 +56,7 @@ def is_denied_in_time(client: Client) -> bool:
 
 def test_no_death_takes_the_record_of_a_go_ahead_with_it():
     waits = ["--wait-for-ledger"]
-    with running(pdp_extra=waits, sidecar_extra=waits) as stack:
+    with running(pdp_extra=waits, sidecar_extra=[*waits, "--decision-timeout-ms=2000"]) as stack:
         open_session(stack)
         agents = Agents(stack)
         agents.go_on(BETWEEN)

