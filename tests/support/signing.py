@@ -98,7 +98,12 @@ def jws(header: dict[str, Any] | bytes, payload: bytes, key: SigningKey | None =
     text = f"{part(head)}.{part(payload)}"
     private = (key or dev_key()).key
     assert isinstance(private, rsa.RSAPrivateKey)
-    return f"{text}.{part(private.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+    return f"{text}.{part(_signature(private, text.encode()))}"
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(key: rsa.RSAPrivateKey, data: bytes) -> bytes:
+    return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
 
 
 def compact(value: Any) -> bytes:
