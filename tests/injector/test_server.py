@@ -21,6 +21,7 @@ from admission import CATALOGUE, annotated, pod, response, review
 from injector.review import LIMITS
 from pki import Authority
 from stack import Process, free_port, http_get, until
+from starts import refusal
 
 JSON = {"content-type": "application/json"}
 
@@ -187,7 +188,7 @@ def test_what_was_begun_is_answered_before_it_stops(tmp_path):
             given = b"".join(iter(lambda: connection.recv(65536), b""))
         assert given.startswith(b"HTTP/1.1 200")
         assert response(given.partition(b"\r\n\r\n")[2])["allowed"] is True
-        assert injector.process.popen.wait(timeout=10) == 0
+        assert injector.process.popen.wait(timeout=60) == 0
     finally:
         injector.process.kill()
 
@@ -197,21 +198,14 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _ends(argv: list[str]) -> tuple[int, str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
-    command = [sys.executable, "-I", "-m", "exequatur", *argv]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
-    return done.returncode, done.stderr
-
-
 def test_it_says_in_one_line_why_it_does_not_start(tmp_path):
     injector = Injector(tmp_path)
     injector.catalogue.write_text('{"version": 1}')
-    code, text = _ends(injector.argv)
-    assert (code, text) == (64, f"error: `{injector.catalogue}`: `image`: field required\n")
+    assert refusal(injector.argv, 64) == f"error: `{injector.catalogue}`: `image`: field required"
     injector.catalogue.write_text(json.dumps(CATALOGUE))
     injector.show("second", key_of="first")
-    code, text = _ends(injector.argv)
-    assert code == 64
-    assert text.count("\n") == 1
-    assert "are no certificate and its key" in text
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EXEQUATUR_")}
+    command = [sys.executable, "-I", "-m", "exequatur", *injector.argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+    assert "are no certificate and its key" in done.stderr
