@@ -200,7 +200,8 @@ def test_work_without_end_is_stopped_and_the_next_decision_is_right(name):
     verdict = judged.judge(call(steps=51))
     spent = time.process_time() - started
     assert (verdict.effect, verdict.reasons[0].kind) == (Effect.DENY, ReasonKind.ERROR)
-    assert spent < 0.25
+    assert "it used more work " in verdict.errors[0], "and did not run out of memory before it"
+    assert spent < 1
     assert judged._machine._instance is None, "an instance that was stopped in the middle must not judge again"
     assert judged.judge(call()).effect is Effect.ALLOW
     assert judged.judge(call(steps=7)).reasons[0].kind is ReasonKind.NOT_PERMITTED
