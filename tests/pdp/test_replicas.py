@@ -78,7 +78,7 @@ async def test_a_database_that_is_away_is_a_denial_with_its_reason_and_serves_ag
         try:
             began = time.monotonic()
             (denied,) = await parts.ask(action("git/push"))
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 10
             assert denied.decision.effect is DENY
             assert denied.decision.reasons[0].kind is ReasonKind.ERROR
             assert denied.decision.reasons[0].text == "the state could not be read or written"

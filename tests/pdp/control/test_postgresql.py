@@ -122,7 +122,7 @@ def test_who_stands_still_with_the_lock_keeps_others_waiting_for_seconds_alone(s
     for write in (lambda: step(store), lambda: store.writing().__enter__()):
         with pytest.raises(StoreError, match="lock timeout"):
             write()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     assert steps(store) == 0, "to read waits for nobody"
     admin.execute(LOCK.replace("lock(", "unlock("))
     step(store)
@@ -274,7 +274,7 @@ def test_a_server_that_is_stopped_is_an_error_at_once_and_serves_again_by_itself
         for _ in range(20):
             with pytest.raises(StoreError):
                 step(store)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
     finally:
         postgres.start()
     time.sleep(postgresql.PAUSE_S)
@@ -290,7 +290,7 @@ def test_a_server_that_hangs_is_an_error_within_seconds_and_serves_again_by_itse
             step(store)
         with pytest.raises(StoreError, match=r"not reached|timeout"):
             step(store)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 10
     finally:
         postgres.thaw()
     time.sleep(postgresql.PAUSE_S)
@@ -307,7 +307,7 @@ def test_a_name_that_nobody_resolves_holds_nobody_up(tmp_path, database, store, 
     for _ in range(5):
         with pytest.raises(StoreError, match="not reached within"):
             step(store)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     hung.set()
     store._database._attempt.exception()
     step(store)
