@@ -12,10 +12,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+import typer
 
-from exequatur.cli import demo_stage
-from exequatur.cli.demo import MAX_STEPS, STORY
+from exequatur.cli import demo, demo_stage
+from exequatur.cli.demo import MAX_STEPS, STORY, House
 from exequatur.cli.demo_stage import free_ports
+from logs import VERIFIER_KEY, make_log
 from pages import AUDIT, walk
 from processes import children, command_line, runs
 from stack import until
@@ -104,11 +106,32 @@ def test_it_runs_as_its_page_says_shows_what_was_decided_and_leaves_nothing(mark
     assert [left for left in folders() if left not in before and not runs(int(left.name.split("-")[2]))] == []
 
 
-# Ctrl-C while all of it runs is the test below.
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [(signal.SIGINT, "pdp serve"), (signal.SIGTERM, "pdp serve"), (signal.SIGTERM, "mcp_server_git")],
-)
+def test_without_a_folder_to_keep_it_ends_all_the_same_and_tells_of_calls_that_no_record_is_of(
+    monkeypatch, tmp_path, capsys
+):
+    """All that is not played here is real: the stage, the log that was written, and what is made of it."""
+    house = House("", None, tmp_path, make_log(tmp_path / "log", 0), VERIFIER_KEY)
+
+    async def start(_stage):
+        return house
+
+    async def play(*_):
+        return []
+
+    monkeypatch.setattr(demo, "_start", start)
+    monkeypatch.setattr(demo, "_play", play)
+    with pytest.raises(typer.Exit) as ended:
+        demo.demo(None)
+    assert ended.value.exit_code == 1
+    out, err = capsys.readouterr()
+    assert "The ledger verifies" in out
+    assert "Nothing is running any more, and nothing was left behind." in out
+    assert f"{len(STORY)} calls were made, 0 are on record" in err
+    assert folders(os.getpid()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["pdp serve", "mcp_server_git"])
 def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
     process = start(mark)
     wait_for(process, moment)
