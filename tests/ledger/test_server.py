@@ -14,14 +14,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from exequatur import shipper
 from exequatur.client import CallError, LedgerClient, Tls
-from exequatur.daemon import CONFIG, UNREACHABLE
 from exequatur.shipper import Shipper
 from exequatur.spool import Spool
 from exequatur.trust.note import LogKey, open_checkpoint, recall_checkpoint
 from exequatur.verifier import verify
 from folders import quick
 from ledger import server
-from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, open_log, records
+from logs import KEY, LOG_KEY, ORIGIN, VERIFIER_KEY, make_log, records
 from pki import Authority
 from stack import Process, free_port, http_get, until
 from starts import as_command, refusal
@@ -130,10 +129,10 @@ def test_a_log_that_is_not_what_it_signed_is_not_served(ledger):
     tile = ledger.folder / "tile/entries/001"
     good = tile.read_bytes()
     tile.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
-    assert "is not what its checkpoint signs: `tile/entries/001`" in refusal(ledger.argv, CONFIG)
+    assert "is not what its checkpoint signs: `tile/entries/001`" in refusal(ledger.argv, 64)
     tile.write_bytes(good)
     (ledger.folder / "checkpoint").unlink()
-    assert "restore the checkpoint" in refusal(ledger.argv, CONFIG)
+    assert "restore the checkpoint" in refusal(ledger.argv, 64)
 
 
 def pem(key: Ed25519PrivateKey) -> bytes:
@@ -223,7 +222,8 @@ async def test_a_key_is_replaced_while_records_come_and_nobody_restarts(ledger, 
     await client.close()
     assert not [entry for entry in caplog.records if entry.levelname == "CRITICAL"]
     assert ledger.process.stop() == 0
-    open_log(ledger.folder, keys=[new]).close()  # the old key is needed no more
+    ledger.process.start()  # the old key is needed no more
+    assert ledger.process.stop() == 0
     report = verify(ledger.folder, str(new_key))
     assert report.ok
     assert report.writers == dict(lasts)
@@ -235,17 +235,17 @@ def test_why_it_does_not_start_is_one_line(ledger):
     good = key.read_bytes()
     key.write_bytes(b"no key")
     text = f"error: `{key}`: the checkpoint key is no private key in PEM without a password"
-    assert as_command(ledger.process, CONFIG) == text
+    assert as_command(ledger.process, 64) == text
     key.unlink()
-    assert refusal(ledger.argv, CONFIG) == f"error: `{key}`: it cannot be read: no such file or directory"
+    assert refusal(ledger.argv, 64) == f"error: `{key}`: it cannot be read: no such file or directory"
     key.write_bytes(good)
-    assert "/nowhere" in refusal([*ledger.argv, "--tls-key=/nowhere"], CONFIG)
+    assert "/nowhere" in refusal([*ledger.argv, "--tls-key=/nowhere"], 64)
 
 
 def test_a_log_and_a_port_that_a_running_ledger_has_are_refused(running, tmp_path):
     other = [*running.argv, f"--http=127.0.0.1:{free_port()}"]
-    assert "is in use by another process" in refusal(other, CONFIG)
-    text = refusal([*other, f"--folder={tmp_path / 'another'}"], UNREACHABLE)
+    assert "is in use by another process" in refusal(other, 64)
+    text = refusal([*other, f"--folder={tmp_path / 'another'}"], 69)
     assert f"cannot listen on `{running.target}`" in text
 
 

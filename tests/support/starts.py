@@ -1,7 +1,7 @@
 """Starts that are refused: each a process of its own, forked from one that has imported what the daemons import.
 
-What a start costs is its imports; nothing but these is saved here. That a refused start ends as its command line, too,
-each file that uses this shows once for each exit code.
+What a start costs is its imports; nothing but these is saved here. That a command line ends as this does, each file
+that uses this shows for settings that are wrong (64), and `faults/test_bad_start.py` for what cannot be reached (69).
 """
 
 from __future__ import annotations
