@@ -122,7 +122,8 @@ def test_one_life_and_the_next(tmp_path):
         pdp.process.start()
         with pdp.client() as client:
             assert client.get_session(session.id).session.steps == [*effects.values()].count("allow")
-            assert look(client).bundle_sequence == 3
+            judged = look(client, "rm\t-rf")
+            assert (judged.bundle_sequence, "rego.danger" in [reason.policy for reason in judged.reasons]) == (3, True)
             assert "sequence 2 after 3" in pdp.log()
             with pytest.raises(CallError, match="open session already"):
                 open_session(client)
@@ -162,7 +163,7 @@ def counts_what_it_did(pdp):
 
 
 def takes_what_is_newer_and_signed_and_nothing_else(pdp, client, asks):
-    bank.put(pdp.folder, 3, engine="cedar")
+    bank.put(pdp.folder, 3, engine="rego")
     until(lambda: asks(look, client).bundle_sequence == 3, what="sequence 3", every_s=0.2)
     (pdp.bundles / "bank-4.tar.gz").write_bytes(b"nothing that anybody signed")
     until(lambda: "bank-4.tar.gz" in pdp.log(), what="the refusal of 4")
