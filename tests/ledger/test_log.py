@@ -171,7 +171,7 @@ class Watching(Failing):
 def test_no_size_is_ever_signed_with_two_roots(tmp_path):
     for nth in range(8, len(calls_of_growth(tmp_path).calls) - 1):
         log = open_log(tmp_path / str(nth), disk := Watching(nth))
-        for step in STEPS:
+        for step in (*STEPS, 240):  # past the second full tile
             for _ in range(2):
                 with contextlib.suppress(LogError):
                     first = records(log.size + 1, 1, effect=str(len(disk.calls)))  # another one each time
