@@ -156,11 +156,19 @@ def test_processor_time_is_bounded():
     assert text == "it used more than 0 s of processor time to be proved"
 
 
-def test_memory_is_bounded():
+def test_memory_files_and_precedence_are_bounded(tmp_path):
     """The limits of the real child, with what a policy could make a native library do."""
-    script = "from pdp.bundle.proof import _limit\n_limit(30, 256 * 2**20)\nbytearray(512 * 2**20)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    script = (
+        "import errno, os, sys\nfrom pdp.bundle.proof import _limit\n"
+        "nice, file = os.nice(0), open(sys.argv[1], 'wb', buffering=0)\n_limit(30, 256 * 2**20)\n"
+        "print(os.nice(0) == min(nice + 10, 19))\n"
+        "try:\n    file.write(b'x')\nexcept OSError as error:\n    print(errno.errorcode[error.errno])\n"
+        "bytearray(512 * 2**20)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
+    assert done.stdout.split() == ["True", "EFBIG"]
     assert "MemoryError" in done.stderr
     assert refusal(publish(), ProofLimits(memory_bytes=2**20))
 
