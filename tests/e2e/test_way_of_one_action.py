@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -29,20 +30,42 @@ from stack import AUDITOR, LEDGER, OPENER, PDP, Process, Stack, http_get, runnin
 
 
 @pytest.fixture(scope="module")
-def stack():
+def started():
     with running(workers=2, engine="rego") as stack:
         yield stack
 
 
+@pytest.fixture(autouse=True)
+def stack(started: Stack):
+    """All of it running, whatever a test before has stopped."""
+    for process in (started.ledger, started.pdp, started.sidecar):
+        if process.popen.poll() is not None:
+            process.start()
+    return started
+
+
 @pytest.fixture(scope="module")
-def opener(stack: Stack):
-    with stack.client(OPENER) as client:
+def other(started: Stack) -> Authority:
+    """The authority that comes after the first one."""
+    return Authority(started.folder / "other", "other")
+
+
+def lasting(stack: Stack, other: Authority, identity: str) -> Client:
+    """Make a client that finds the decision point again, whichever authority it is of by then."""
+    roots = other.folder / "both.pem"
+    roots.write_bytes(stack.authority.roots.read_bytes() + other.roots.read_bytes())
+    return Client(stack.target, tls=replace(stack.tls(identity), roots=roots), timeout_s=30)
+
+
+@pytest.fixture(scope="module")
+def opener(started: Stack, other: Authority):
+    with lasting(started, other, OPENER) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def teller(stack: Stack):
-    with stack.client() as client:
+def teller(started: Stack, other: Authority):
+    with lasting(started, other, bank.SIDECAR) as client:
         yield client
 
 
@@ -321,8 +344,8 @@ def test_an_auditor_may_ask_for_a_checkpoint_and_a_stranger_may_not(stack):
         asyncio.run(ask("spiffe://example.org/stranger"))
 
 
-def test_all_certificates_are_renewed_by_a_new_authority_while_an_agent_goes_on(stack, session):
-    processes, workers, other = (stack.ledger, stack.pdp, stack.sidecar), 2, Authority(stack.folder / "other", "other")
+def test_all_certificates_are_renewed_by_a_new_authority_while_an_agent_goes_on(stack, other, session):
+    processes, workers = (stack.ledger, stack.pdp, stack.sidecar), 2
 
     def heard() -> list[int]:
         return [process.log.read_text().count("the TLS files have changed") for process in processes]

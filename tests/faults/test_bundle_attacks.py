@@ -228,6 +228,7 @@ def test_a_kept_copy_that_was_edited_is_refused_after_a_restart(running):
     running.mirror.down = False
     patiently(lambda: _answers(running.ask), 60, "service after the restart")
     assert running.ask().bundle_sequence == running.sequence
+    running.pids = running.target.pids
 
 
 def _answers(ask: Callable[[], object]) -> bool:
