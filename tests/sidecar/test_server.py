@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -27,6 +28,14 @@ COMMAND = (sys.executable, "-I", "-m", "exequatur")
 
 
 @dataclass
+class Away:
+    """A ledger that is not there: who has `called` it waits until that is `over`, and has then called in vain."""
+
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
 class House:
     """A decision point and a ledger over mutual TLS, and a sidecar process between them and a socket."""
 
@@ -36,6 +45,7 @@ class House:
     peers: set[str] = field(default_factory=set)
     entries: dict[tuple[str, int], bytes] = field(default_factory=dict)
     ledger_down: bool = False
+    away: Away | None = None
     process: asyncio.subprocess.Process | None = None
     server: Server | None = None
 
@@ -54,6 +64,10 @@ class House:
         await self.server.start()
 
     async def append(self, message: bytes, peer: Peer, left_s: float | None) -> bytes:
+        if self.away is not None and not self.away.over.is_set():
+            self.away.called.set()
+            await self.away.over.wait()
+            raise Refusal(Code.UNAVAILABLE, "lost on the way")
         if self.ledger_down:
             raise Refusal(Code.UNAVAILABLE, "down")
         request = audit_pb2.AppendRequest.FromString(message)
@@ -104,6 +118,15 @@ class House:
             await self.process.communicate()
         return self.process.returncode
 
+    async def closed(self) -> None:
+        """Wait until nobody listens on the socket any more."""
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError, FileNotFoundError):
+                while True:
+                    _, writer = await asyncio.open_unix_connection(str(self.socket))
+                    writer.close()
+                    await asyncio.sleep(0.02)
+
     def records(self) -> list[dict]:
         return [json.loads(record) for record in self.entries.values()]
 
@@ -137,16 +160,22 @@ async def test_one_life(house):
 
             return later()
 
+        house.away = Away()
+        assert (await agent.authorize("git/git_status", {})).allowed
+        await house.away.called.wait()
         house.decisions.rule = rule
         flying = asyncio.create_task(agent.authorize("git/git_status", {}))
         await asked.wait()
         house.process.send_signal(signal.SIGTERM)
         may_answer.set()
         assert (await flying).allowed, "what was accepted is answered"
-    assert await house.end() == 0  # and the ledger has everything before it ended
+    await house.closed()
+    house.away.over.set()
+    assert await house.end() == 0  # and the ledger, back since then, has everything before the sidecar ended
     assert [(record["kind"], record["go"]) for record in house.records()] == [
         ("outcome", True),
         ("outcome", False),
+        ("outcome", True),
         ("outcome", True),
     ]
     assert all(writer.startswith(f"{SIDECAR}#") for writer, _ in house.entries)
