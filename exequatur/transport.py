@@ -33,12 +33,13 @@ log = logging.getLogger(__name__)
 MESSAGE_BYTES: Final = 4 * 2**20
 """The largest message either way, in bytes: gRPC's own default, and 16 times our largest action."""
 
-CALLS: Final = 2560
-"""How many calls a server serves at once; one more is refused before its message is read. No fleet comes to it: it is
-more than a decision point lets wait, whose own refusal says why and comes first. Measured, each takes 21 KB."""
+CALLS: Final = 1024
+"""How many calls a connection has under way at once; what is more waits with the caller, or is UNAVAILABLE. A bound for
+all connections together would let anybody who has a certificate keep all others out, by calls that say nothing.
+Measured, each takes 21 KB."""
 
 BYTES: Final = 128 * 2**20
-"""How much of messages may be with handlers at once: twice what the ledger lets wait, and 50 KB for each call."""
+"""How much of messages may be with handlers at once, of all callers: twice what the ledger lets wait."""
 
 PAUSES: Final = 10
 PAUSE_S: Final = 0.02
@@ -89,9 +90,8 @@ class Server:
         `refused` hears the status of each call that gets no answer.
         """
         self._identity: str | None = None
-        self._server = grpc.aio.server(
-            options=(*OPTIONS, ("grpc.so_reuseport", int(reuse_port))), maximum_concurrent_rpcs=CALLS
-        )
+        options = (*OPTIONS, ("grpc.max_concurrent_streams", CALLS), ("grpc.so_reuseport", int(reuse_port)))
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Raw(handlers, self._peer, refused),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
