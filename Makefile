@@ -45,7 +45,7 @@ demo: $(VENV)/.demo ## Run it all on this machine: ledger, decision point, sidec
 
 test: $(VENV)/.dev $(EXEQUATUR_OPA) $(SERVERS) $(EXEQUATUR_HELM) system ## Run the tests
 	$(BIN)/python -m pytest -m "not bench and not conformance and not cluster and not image" --ignore tests/charts \
-	  --ignore tests/conformance -n 2 --dist loadfile $(ARGS)
+	  --ignore tests/conformance -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev chart ## Lint, type-check, keep the layers, hold the stubs against the protos, check the chart
 	$(BIN)/ruff check

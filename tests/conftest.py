@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 pytest_plugins = ["postgres", "made_once"]
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -27,3 +29,10 @@ for _name in (
     _variable = f"EXEQUATUR_{_name.rpartition('-')[0].upper().replace('-', '_')}"
     os.environ.setdefault(_variable, str(_CACHE / "exequatur" / "bin" / _name))
 os.environ.setdefault("EXEQUATUR_HELM_3", str(_CACHE / "exequatur" / "bin" / "helm-3.22.0"))
+
+_LONG = ("tests/test_docs.py", "tests/exequatur/cli/test_demo.py", "tests/faults/", "tests/e2e/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that none of them runs alone at the end."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(_LONG) if item.nodeid.startswith(name)), len(_LONG)))
