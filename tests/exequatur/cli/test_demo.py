@@ -138,6 +138,7 @@ def test_a_signal_at_any_moment_leaves_nothing(mark, number, moment):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    assert "stopped; nothing is left running" in err
     assert "Traceback" not in out + err
     assert running(mark) == []
     assert folders(process.pid) == []
