@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from exequatur.importing import imported
+from exequatur.importing import INTERRUPTED, imported
 
 DAEMONS: Final[Mapping[tuple[str, ...], tuple[str, str]]] = {
     ("pdp", "serve"): ("pdp.server", "serve"),
@@ -34,9 +34,6 @@ DAEMONS: Final[Mapping[tuple[str, ...], tuple[str, str]]] = {
 }
 """Two words to the module and the function (argv without the two words, to exit code) that runs them."""
 
-_INTERRUPTED: Final = 130
-"""The exit code that shells know for Ctrl-C."""
-
 
 def main() -> None:
     """Run the command line in `sys.argv` and exit."""
@@ -45,7 +42,7 @@ def main() -> None:
         try:
             imported("exequatur.cli.app").command(*sys.argv[1:2])()
         except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except OSError as error:
             name = f"`{error.filename}`: " if error.filename else ""
             sys.exit(f"error: {name}{(error.strerror or str(error)).lower()}")
@@ -57,7 +54,10 @@ def main() -> None:
         # It serves gRPC and starts workers: gRPC, as it is imported, must learn that no fork of ours goes on in Python.
         os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     run = getattr(imported(module), function)
-    sys.exit(run(sys.argv[3:]))
+    try:
+        sys.exit(run(sys.argv[3:]))
+    except KeyboardInterrupt:  # before it hears signals
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
