@@ -129,13 +129,16 @@ def demo(
 
 async def _demo(keep: Path | None) -> list[str]:
     """Play the story and show what the ledger holds of it; gives what was decided in another way than it says."""
-    with cancelled_by_signals(), errors.status("starting ledger, decision point and sidecar") as status:
+    starting = "starting ledger, decision point and sidecar"
+    with cancelled_by_signals() as go_on, errors.status(starting) as status:
         async with Stage() as stage:
             house = await _start(stage)
             repository = _repository(stage)
             took_ms = await _play(house, repository, status)
+            go_on()
             status.update("stopping: each hands on what it has recorded")
             await stage.stop()
+            go_on()
             report = verify(house.log, house.log_key)
             records = _records(house.log)
             if keep is not None:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -211,18 +211,33 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def cancelled_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the current task as Ctrl-C does, so that it can clean up."""
+def cancelled_by_signals() -> Iterator[Callable[[], None]]:
+    """Let SIGINT, SIGTERM and SIGHUP cancel the current task, so that it can clean up.
+
+    Gives what raises the cancellation again, as leaving does: whoever was waiting may have kept it to themselves.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    told = False
+
+    def cancel() -> None:
+        nonlocal told
+        told = True
+        task.cancel()
+
+    def go_on() -> None:
+        if told:
+            raise asyncio.CancelledError
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, cancel)
     try:
-        yield
+        yield go_on
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+    go_on()
 
 
 def _is_free(port: int) -> bool:

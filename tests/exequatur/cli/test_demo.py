@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +18,7 @@ import typer
 
 from exequatur.cli import demo, demo_stage
 from exequatur.cli.demo import MAX_STEPS, STORY, House
-from exequatur.cli.demo_stage import free_ports
+from exequatur.cli.demo_stage import Stage, free_ports
 from logs import VERIFIER_KEY, make_log
 from pages import AUDIT, walk
 from processes import children, command_line, runs
@@ -127,6 +129,35 @@ def test_without_a_folder_to_keep_it_ends_all_the_same_and_tells_of_calls_that_n
     assert "The ledger verifies" in out
     assert "Nothing is running any more, and nothing was left behind." in out
     assert f"{len(STORY)} calls were made, 0 are on record" in err
+    assert folders(os.getpid()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["_play", "stop"])
+def test_a_signal_that_somebody_keeps_to_themselves_ends_it_all_the_same(monkeypatch, tmp_path, capsys, number, moment):
+    """As `asyncio.wait_for` of Python 3.11 does when what it waits for is done at the same moment."""
+    house = House("", None, tmp_path, make_log(tmp_path / "log", 0), VERIFIER_KEY)
+
+    async def start(_stage):
+        return house
+
+    async def play(*_):
+        return []
+
+    async def keep_it(*_):
+        with contextlib.suppress(asyncio.CancelledError):
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(demo, "_start", start)
+    monkeypatch.setattr(demo, "_play", play)
+    monkeypatch.setattr(demo if moment == "_play" else Stage, moment, keep_it)
+    with pytest.raises(typer.Exit) as ended:
+        demo.demo(tmp_path / "kept")
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "kept").exists()
     assert folders(os.getpid()) == []
 
 
