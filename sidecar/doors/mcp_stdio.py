@@ -33,8 +33,9 @@ USAGE, GONE = 2, 69
 DRAIN_S: Final = 1.5
 """How long calls in flight may take once the client has gone, in seconds: clients kill what lasts longer than 4."""
 
-EXIT_S: Final = 0.75
-"""How long the server may take to end by itself, and again after SIGTERM, before it is killed; in seconds."""
+EXIT_S: Final = 0.6
+"""How long what is told to end may take, in seconds: calls that are still to be settled then, the server once its input
+is closed and again after SIGTERM, before it is killed, and the client to read."""
 
 SERVER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -87,14 +88,17 @@ async def join(
     client = asyncio.create_task(_pump_client(from_client, shim, heard))
     upstream = asyncio.create_task(_pump_server(child.stdout, shim))
     stopped = asyncio.create_task(stop.wait())
+    settling_s = DRAIN_S
     try:
         await asyncio.wait({client, upstream, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if client.done() and not upstream.done() and not stop.is_set():
             drained = asyncio.create_task(shim.drained(DRAIN_S))
             await asyncio.wait({drained, upstream, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+            settling_s = EXIT_S
         server_died = upstream.done() and not client.done() and not stop.is_set()
         shim.end("the tool server has ended; a call in flight may or may not have run")
-        await shim.drained(DRAIN_S)
+        await shim.drained(settling_s)
         return GONE if server_died else 0
     finally:
         for task in (client, upstream, stopped):

@@ -227,8 +227,8 @@ async def test_nothing_is_left_running_even_of_a_server_that_will_not_end(folder
 
 
 def test_all_that_the_end_may_take_is_less_than_what_clients_wait():
-    for_the_server, for_a_client_that_does_not_read = 2 * EXIT_S, EXIT_S
-    assert DRAIN_S + for_the_server + for_a_client_that_does_not_read < 4
+    settling, the_server, a_client_that_does_not_read = EXIT_S, 2 * EXIT_S, EXIT_S
+    assert DRAIN_S + settling + the_server + a_client_that_does_not_read < 4
 
 
 async def test_answers_in_flight_arrive_after_the_client_closed_its_end(folder, decisions):
