@@ -77,10 +77,8 @@ async def test_a_key_folder_that_is_of_no_use_keeps_what_is_served_and_lets_noth
         assert house.metrics.registry.get_sample_value("exequatur_alarms_total") == 1
 
 
-async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(house, monkeypatch):
-    monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
-    house.trust("ops", "ann", keys=OWNER)
-    house.publish(1, kid="ann")
+def holding_the_second(monkeypatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have workers wait while they load sequence 2: what is set once they do, and what lets them go on."""
     load, begun, go = Orders._load, asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -91,6 +89,14 @@ async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(h
         return load(self, order)
 
     monkeypatch.setattr(Orders, "_load", slow)
+    return begun, go
+
+
+async def test_keys_that_change_while_a_bundle_is_prepared_are_held_against_it(house, monkeypatch):
+    monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
+    house.trust("ops", "ann", keys=OWNER)
+    house.publish(1, kid="ann")
+    begun, go = holding_the_second(monkeypatch)
     async with house.open():
         await until(served(house, 1, 1))
         house.publish(2)
@@ -196,16 +202,7 @@ async def test_a_clock_that_was_ahead_makes_no_policy_fresh(house, monkeypatch):
 async def test_a_proof_from_before_the_keys_changed_does_not_say_until_when_it_counts(house, monkeypatch):
     monkeypatch.setattr(slot, "PAUSE_S", (0.05, 0.1))
     house.publish(1)
-    load, begun, go = Orders._load, asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow(self, order):
-        if order["sequence"] == 2:
-            loop.call_soon_threadsafe(begun.set)
-            asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
-        return load(self, order)
-
-    monkeypatch.setattr(Orders, "_load", slow)
+    begun, go = holding_the_second(monkeypatch)
     async with house.open():
         await until(served(house, 1, 1))
         house.publish(2)

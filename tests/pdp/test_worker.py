@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conveying import Clock, desk
+from conveying import Clock, desk, fates
 from judging import ENFORCER, HOUR, OTHER, PERMIT, action, says, snapshot
 from pdp.control.sessions import (
     BusyError,
@@ -28,20 +28,8 @@ from policies import NOW
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
 
+pytestmark = pytest.mark.usefixtures("either")
 SQLITE_ALONE = pytest.mark.parametrize("either", ["sqlite"], indirect=True)
-
-
-@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.conformance)])
-def either(request, monkeypatch):
-    """All of it holds on both databases."""
-    if request.param == "postgresql":
-        monkeypatch.setattr("conveying.shared", request.getfixturevalue("database"))
-
-
-def fates(parts, *decisions):
-    with parts.store.reading() as view:
-        held = view.reservations(decisions)
-    return [held[name].fate if name in held else None for name in decisions]
 
 
 async def test_an_answer_is_on_record_and_in_the_store_before_it_leaves(tmp_path):

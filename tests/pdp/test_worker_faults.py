@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from conveying import desk
+from conveying import desk, fates
 from exequatur.spool import SpoolError
 from judging import ENFORCER, OTHER, action
 from pdp.control.sessions import (
@@ -21,20 +21,8 @@ from pdp.requests import Broken, Refuse
 
 ALLOW, DENY = Effect.ALLOW, Effect.DENY
 
+pytestmark = pytest.mark.usefixtures("either")
 SQLITE_ALONE = pytest.mark.parametrize("either", ["sqlite"], indirect=True)
-
-
-@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.conformance)])
-def either(request, monkeypatch):
-    """All of it holds on both databases."""
-    if request.param == "postgresql":
-        monkeypatch.setattr("conveying.shared", request.getfixturevalue("database"))
-
-
-def fates(parts, *decisions):
-    with parts.store.reading() as view:
-        held = view.reservations(decisions)
-    return [held[name].fate if name in held else None for name in decisions]
 
 
 class Flaky:

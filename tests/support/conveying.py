@@ -140,3 +140,10 @@ async def desk(
         store.close()
         looking.close()
         spool.close()
+
+
+def fates(parts: Any, *decisions: str) -> list[Any]:
+    """Say what became of reservations; None where there is none."""
+    with parts.store.reading() as view:
+        held = view.reservations(decisions)
+    return [held[name].fate if name in held else None for name in decisions]
